@@ -54,6 +54,15 @@ class Failure:
     layer: str
     message: str
 
+    def __str__(self) -> str:
+        """Say where, then what."""
+        where = [self.run] if self.run else []
+        if self.step >= 0:
+            where.append(f"step {self.step}")
+        if self.layer:
+            where.append(f"layer {self.layer!r}")
+        return f"{', '.join(where)}: {self.message}"
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -245,7 +254,7 @@ class Plan:
                 name = entry["name"]
                 if selected is not None and name not in selected:
                     continue
-                chains[name] = xxhash.xxh3_64_hexdigest(f"{chains.get(name, '')}|{entry['xxh3']}")
+                chains[name] = xxhash.xxh3_64_hexdigest(f"{chains.get(name, '')}|{entry['xxh3']}".encode())
                 key = f"{mask_key(entry)}/{entry.get('weight_xxh3')}/{chains[name]}"
                 pending.append((step, {**entry, "depth": depth, "epoch": header["epoch"]}, key))
         fresh = {
@@ -337,12 +346,17 @@ class Plan:
         if self._log is None:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._log = (self.directory / "rows.jsonl").open("w" if self._force else "a")
+                path = self.directory / "rows.jsonl"
+                self._log = path.open("w" if self._force else "a")
             except OSError as error:
                 self.warnings.append(f"{self.directory}: cannot be written ({error.strerror}); results are not kept")
-                self._log = Path(os.devnull).open("w")
+                self._log = Path(os.devnull).open("w")  # noqa: SIM115  closed by close()
         self._log.write(json.dumps({**row, "values": clean}, allow_nan=False) + "\n")
         self._log.flush()
+
+    def sorted_rows(self) -> list[dict[str, Any]]:
+        """Finished rows, by step and then in network order."""
+        return sorted(self.rows.values(), key=lambda row: (row["step"], row["depth"]))
 
     def close(self) -> None:
         """Close the log of finished rows."""
@@ -416,7 +430,8 @@ def analyze_runs(
     root = Path(path)
     if jobs < 1:
         raise UsageError(f"expected 1 or more jobs, found {jobs}")
-    settings = {"metrics": select(metrics), "revision": REVISION, "encoding": "kernel", "certify": "gap"}
+    names = select(metrics)
+    settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": "kernel", "certify": "gap"}
     runs = find_runs(root)
     plans: list[Plan] = []
     failures: list[Failure] = []
@@ -454,10 +469,8 @@ def analyze_runs(
     finally:
         for plan in plans:
             plan.close()
-    rows = [
-        plan.rows[at] for plan in plans for at in sorted(plan.rows, key=lambda a, p=plan: (a[0], p.rows[a]["depth"]))
-    ]
-    frame = layer_frame(rows, settings["metrics"])
+    rows = [row for plan in plans for row in plan.sorted_rows()]
+    frame = layer_frame(rows, names)
     computed = sum(plan.computed for plan in plans)
     failures += [failure for plan in plans for failure in plan.failures]
     return Analysis(
@@ -529,7 +542,7 @@ def network_frame(
             row["ramanujan_share"] = (
                 (part["is_ramanujan"] == "yes").sum() / decided.sum() if decided.any() else math.nan
             )
-        row |= training_columns(histories[str(run)], int(step))
+        row |= training_columns(histories[str(run)], int(row["step"]))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -11,6 +11,7 @@ import typer
 from sift_graph.cli import app
 from sift_graph.cli.output import (
     complain,
+    console,
     note,
     number,
     print_json,
@@ -21,8 +22,11 @@ from sift_graph.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
+    from sift_graph.graph import BipartiteGraph
+    from sift_graph.masks import LayerMask
     from sift_graph.table import Analysis
 
 RunDir = Annotated[Path, typer.Argument(help="A run directory, or a directory of runs.", show_default=False)]
@@ -91,23 +95,12 @@ def finish(analysis: Analysis) -> None:
     for warning in analysis.warnings:
         note(f"warning: {warning}")
     for failure in analysis.failures:
-        where = ", ".join(
-            part
-            for part in (
-                failure.run,
-                f"step {failure.step}" if failure.step >= 0 else "",
-                failure.layer and f"layer {failure.layer!r}",
-            )
-            if part
-        )
-        complain(f"failed: {where}: {failure.message}")
+        complain(f"failed: {failure}")
     if analysis.failures:
         raise typer.Exit(4)
 
 
-@app.command(
-    epilog="Examples:  sift-graph analyze runs/a   |   sift-graph analyze runs/a --layers 'stage3.*' --steps last --json"
-)
+@app.command(epilog="Example:  sift-graph analyze runs/a --layers 'stage3.*' --steps last --json")
 def analyze(
     run_dir: RunDir,
     layers: LayersOption = None,
@@ -124,7 +117,7 @@ def analyze(
     """
     analysis = run_analysis(run_dir, layers=layers, steps=steps, metrics=metrics, jobs=jobs, force=force)
     if as_json:
-        failed = [f"{f.run}, step {f.step}, layer {f.layer!r}: {f.message}" for f in analysis.failures]
+        failed = [str(failure) for failure in analysis.failures]
         print_json(
             {
                 "schema": "sift-graph/analyze/1",
@@ -160,7 +153,7 @@ def print_layers(frame: pd.DataFrame) -> None:
         ("σ₂", "right"),
         ("bound", "right"),
         ("gap/bound", "right"),
-        ("− random", "right"),
+        ("- random", "right"),
         ("within", "left"),
         ("IMDB/bound", "right"),
         ("coverage", "right"),
@@ -210,7 +203,7 @@ def print_runs(analysis: Analysis) -> None:
         ("layers", "right"),
         ("density", "right"),
         ("gap/bound", "right"),
-        ("− random", "right"),
+        ("- random", "right"),
         ("IMDB/bound", "right"),
         ("|W| gap", "right"),
         ("ITOP", "right"),
@@ -245,7 +238,7 @@ def print_runs(analysis: Analysis) -> None:
 def signed(value: Any) -> str:
     """Format a difference with its sign."""
     text = number(value)
-    return f"+{text}" if isinstance(value, float) and value > 0 else text.replace("-", "−")
+    return f"+{text}" if isinstance(value, float) and value > 0 else text
 
 
 def percent(value: Any) -> str:
@@ -301,7 +294,7 @@ def estimate_cell(row: pd.Series) -> str:
     if math.isnan(row["estimate"]):
         return "–"
     star = "*" if row["p_adjusted"] < 0.05 else " "
-    return f"{row['estimate']:+.2f}{star}[{row['lo']:+.2f}, {row['hi']:+.2f}]".replace("-", "−")
+    return f"{row['estimate']:+.2f}{star}[{row['lo']:+.2f}, {row['hi']:+.2f}]"
 
 
 @app.command(epilog="Example:  sift-graph report runs/study")
@@ -326,7 +319,7 @@ def report(
     network = analysis.network
     if network["run"].nunique() > 1 and (f"final_{target}" in network or target in network):
         correlations = correlate_frames(network, target=target)
-    failed = [f"{f.run}, step {f.step}, layer {f.layer!r}: {f.message}" for f in analysis.failures]
+    failed = [str(failure) for failure in analysis.failures]
     path = out or study_directory(run_dir, analysis) / "report.html"
     write_report(
         analysis.layers,
@@ -387,18 +380,8 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_layer(mask: Any, graph: Any, values: dict[str, Any], sigma: Any, step: int) -> None:
+def print_layer(mask: LayerMask, graph: BipartiteGraph, values: dict[str, Any], sigma: np.ndarray, step: int) -> None:
     """Print what is known of one layer."""
-    from sift_graph.cli.output import console
-
-    def degrees(side: Any) -> str:
-        if not len(side) or not side.any():
-            return "all isolated"
-        active = side[side > 0]
-        isolated = len(side) - len(active)
-        tail = f", {isolated} isolated" if isolated else ""
-        return f"{active.min()} to {active.max()}, mean {active.mean():.2f}{tail}"
-
     verdict = {
         "yes": "within the Ramanujan bound",
         "no": "outside the Ramanujan bound",
@@ -406,40 +389,43 @@ def print_layer(mask: Any, graph: Any, values: dict[str, Any], sigma: Any, step:
     }.get(values["is_ramanujan"], "no verdict")
     count, _, _ = graph.components
     shape = " × ".join(map(str, mask.shape)) + (f", {mask.groups} groups" if mask.groups > 1 else "")
+    error = max(values["sigma_2_hi"] - values["sigma_2"], values["sigma_2"] - values["sigma_2_lo"])
+    sizes = f"{graph.n_left} left × {graph.n_right} right, {graph.edges:,} edges, density {graph.density:.4f}"
+    norm, random = number(values["ramanujan_gap_norm"]), number(values["random_gap_norm"])
+    covered = f"{values['n_subgraphs']} subgraphs, {percent(values['edge_coverage'])} of the edges"
+    top = float(sigma.max()) if len(sigma) else 0.0
     lines = [
-        (mask.layer, f"step {step}, source {mask.source}"),
         ("weight", shape),
-        ("graph", f"{graph.n_left} left × {graph.n_right} right, {graph.edges:,} edges, density {graph.density:.4f}"),
+        ("graph", sizes),
         ("left degrees", degrees(graph.left_degree)),
         ("right degrees", degrees(graph.right_degree)),
         ("components", f"{count}"),
         ("σ₁", number(values["sigma_1"], 6)),
-        (
-            "σ₂",
-            f"{number(values['sigma_2'], 6)}   in [{number(values['sigma_2_lo'], 6)}, {number(values['sigma_2_hi'], 6)}]",
-        ),
+        ("σ₂", f"{number(values['sigma_2'], 6)} ± {error:.0e}" if graph.edges else "–"),
         ("bound", f"{number(values['bound'], 6)}   {verdict}"),
-        (
-            "gap",
-            f"{number(values['ramanujan_gap'], 6)}   {number(values['ramanujan_gap_norm'])} of the bound; a random mask of this density: {number(values['random_gap_norm'])}",
-        ),
-        (
-            "IMDB",
-            f"{number(values['imdb'])}   over {values['n_subgraphs']} subgraphs, {percent(values['edge_coverage'])} of the edges",
-        ),
+        ("gap", f"{number(values['ramanujan_gap'], 6)}   {norm} of the bound; a random mask of this density: {random}"),
+        ("IMDB", f"{number(values['imdb'])}   over {covered}"),
         ("|W| gap", f"{number(values['weighted_spectral_gap'])}   IMSG {number(values['imsg'])}"),
-        (
-            "spectrum",
-            f"{sparkline(histogram(sigma), 40)}   0 to {sigma.max() if len(sigma) else 0:.3f}, {len(sigma)} values",
-        ),
+        ("spectrum", f"{sparkline(histogram(sigma), 40)}   0 to {top:.3f}, {len(sigma)} values"),
     ]
     if values["note"]:
         lines.append(("note", values["note"]))
-    width = max(len(k) for k, _ in lines[1:]) + 2
+    width = max(len(key) for key, _ in lines) + 2
     out = console()
-    out.print(f"{lines[0][0]}   {lines[0][1]}", soft_wrap=True)
-    for key, text in lines[1:]:
+    out.print(f"{mask.layer}   step {step}, source {mask.source}", soft_wrap=True)
+    for key, text in lines:
         out.print(f"  {key:<{width}}{text}", soft_wrap=True)
+
+
+def degrees(side: np.ndarray) -> str:
+    """Describe the degrees of one side in a few words."""
+    active = side[side > 0]
+    if not len(active):
+        return "all isolated"
+    isolated = len(side) - len(active)
+    return f"{active.min()} to {active.max()}, mean {active.mean():.2f}" + (
+        f", {isolated} isolated" if isolated else ""
+    )
 
 
 def histogram(sigma: Any, bins: int = 40) -> list[float]:
