@@ -348,6 +348,8 @@ class Plan:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 path = self.directory / "rows.jsonl"
                 self._log = path.open("w" if self._force else "a")
+                if self._log.tell() and not path.read_bytes().endswith(b"\n"):
+                    self._log.write("\n")  # after a line that a crash cut short
             except OSError as error:
                 self.warnings.append(f"{self.directory}: cannot be written ({error.strerror}); results are not kept")
                 self._log = Path(os.devnull).open("w")  # noqa: SIM115  closed by close()

@@ -50,7 +50,7 @@ def test_degenerate_graphs_have_no_bound():
 def test_random_references_predict_a_random_mask(density):
     rng = np.random.default_rng(1)
     sigma = np.linalg.svd(rng.random((128, 1152)) < density, compute_uv=False)
-    assert bounds.random_sigma_2(density, 1152, 128) == pytest.approx(sigma[1], rel=0.01)
+    assert bounds.random_sigma_2(density, 1152, 128) == pytest.approx(sigma[1], rel=0.015)
     assert bounds.random_sigma_1(density, 1152, 128) == pytest.approx(sigma[0], rel=0.01)
     limit = math.sqrt(density * 128) + math.sqrt(density * 1152)  # of the bound, as degrees grow
     assert bounds.random_gap_norm(density) == pytest.approx(1 - sigma[1] / limit, abs=0.015)
