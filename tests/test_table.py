@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import sift_graph
-from sift_graph import table
+from sift_graph import table, work
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.metrics import METRICS
@@ -26,8 +26,8 @@ def run(tmp_path):
 def count_units(monkeypatch):
     """List the units that are really measured."""
     measured = []
-    real = table.measure_unit
-    monkeypatch.setattr(table, "measure_unit", lambda unit: measured.append(unit) or real(unit))
+    real = work.measure_unit
+    monkeypatch.setattr(work, "measure_unit", lambda unit: measured.append(unit) or real(unit))
     return measured
 
 
@@ -107,17 +107,17 @@ def test_settings_and_force_compute_again(run, count_units):
 
 
 def test_interrupted_rows_are_kept(run, monkeypatch, count_units):
-    real = table.measure_unit
+    real = work.measure_unit
 
     def interrupt(unit):
         if len(count_units) == 20:
             raise KeyboardInterrupt("stop")
         return real(unit)
 
-    monkeypatch.setattr(table, "measure_unit", interrupt)
+    monkeypatch.setattr(work, "measure_unit", interrupt)
     with pytest.raises(KeyboardInterrupt, match="stop"):
         table.analyze_runs(run)
-    monkeypatch.setattr(table, "measure_unit", real)
+    monkeypatch.setattr(work, "measure_unit", real)
     kept = len(next(run.glob("analysis/*/rows.jsonl")).read_text().splitlines())
     assert kept > 0
     analysis = table.analyze_runs(run)
@@ -139,7 +139,7 @@ def test_a_kept_line_that_a_crash_cut_short_is_computed_again(run):
 
 def test_two_workers_find_the_same(run, monkeypatch):
     one = table.analyze_runs(run, force=True)
-    monkeypatch.setattr(table, "INLINE_SECONDS", 0.0)
+    monkeypatch.setattr(work, "INLINE_SECONDS", 0.0)
     two = table.analyze_runs(run, jobs=2, force=True)
     pd.testing.assert_frame_equal(one.layers, two.layers)
 
@@ -266,14 +266,14 @@ def test_a_run_that_cannot_be_written_is_still_measured(run):
 
 
 def test_an_unexpected_fault_in_one_layer_is_a_failure_of_that_layer(run, monkeypatch, caplog):
-    real = table.measure_layer
+    real = work.measure_layer
 
     def fail(graph, names, **options):
         if graph.layer == "fc":
             raise ZeroDivisionError("a bug")
         return real(graph, names, **options)
 
-    monkeypatch.setattr(table, "measure_layer", fail)
+    monkeypatch.setattr(work, "measure_layer", fail)
     analysis = table.analyze_runs(run, steps="last")
     assert set(analysis.layers["layer"]) == set(SHAPES) - {"fc"}
     assert {f.layer for f in analysis.failures} == {"fc"}

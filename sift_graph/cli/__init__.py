@@ -97,4 +97,4 @@ def main() -> None:
     app()
 
 
-from sift_graph.cli import measuring, training  # noqa: E402, F401  they add their commands to `app`
+from sift_graph.cli import linking, measuring, showing, training  # noqa: E402, F401  they add their commands to `app`
