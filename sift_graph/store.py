@@ -169,7 +169,12 @@ def environment() -> dict[str, Any]:
     commit: str | None = None
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False, stdin=subprocess.DEVNULL
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         commit = done.stdout.strip() or None if done.returncode == 0 else None
     except (OSError, subprocess.SubprocessError):
@@ -322,7 +327,10 @@ class RunWriter:
         steps = RunReader(self.run_dir).steps
         if steps:
             for entry in RunReader(self.run_dir).entries(steps[-1]):
-                self._held[entry["name"]] = (entry["xxh3"], entry["ref"] if entry["ref"] is not None else steps[-1])
+                self._held[entry["name"]] = (
+                    entry["xxh3"],
+                    entry["ref"] if entry["ref"] is not None else steps[-1],
+                )
 
 
 def _line_step(line: str) -> float:
@@ -490,7 +498,9 @@ class RunReader:
             try:
                 header = json.loads((file.metadata() or {})["sift"])
             except (KeyError, ValueError, TypeError) as error:
-                raise DamagedStoreError(f"{path}: has no readable 'sift' header ({error}); it was not written by us") from error
+                raise DamagedStoreError(
+                    f"{path}: has no readable 'sift' header ({error}); it was not written by us"
+                ) from error
         if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("layers"), list):
             raise DamagedStoreError(f"{path}: expected a header of format {FORMAT!r}")
         for entry in header["layers"]:
@@ -552,13 +562,17 @@ class RunReader:
         expected = (math.prod(shape) + 7) // 8
         bits = decompress(path, layer, frame, expected)
         if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
-            raise DamagedStoreError(f"{path}: the mask of layer {layer!r} does not match its hash; the file was altered")
+            raise DamagedStoreError(
+                f"{path}: the mask of layer {layer!r} does not match its hash; the file was altered"
+            )
         values = None
         if weights and entry.get("weight_xxh3") is not None:
             path = self.path(step)
             values = read_tensor(path, f"weight/{layer}")
             if xxhash.xxh3_128_hexdigest(values.tobytes()) != entry["weight_xxh3"]:
-                raise DamagedStoreError(f"{path}: the weights of layer {layer!r} do not match their hash; the file was altered")
+                raise DamagedStoreError(
+                    f"{path}: the weights of layer {layer!r} do not match their hash; the file was altered"
+                )
             values = values.astype(np.float32)
         try:
             return LayerMask(layer, shape, bits, values, int(entry["groups"]), entry["layout"], str(entry["source"]))
