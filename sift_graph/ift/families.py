@@ -170,9 +170,7 @@ def widened(width: int, sparsity: float, *, rounding: WidthRounding = "nearest")
 def check_sparsity(sparsity: float) -> None:
     """Refuse a sparsity outside [0, 1)."""
     if not 0 <= sparsity < 1:
-        raise UsageError(
-            f"expected a sparsity of at least 0 and below 1, a fraction of zeros, found {sparsity}"
-        )
+        raise UsageError(f"expected a sparsity of at least 0 and below 1, a fraction of zeros, found {sparsity}")
 
 
 def build_dense(
@@ -180,9 +178,7 @@ def build_dense(
 ) -> nn.Module:
     """Build the dense model; it has no sparsity."""
     if sparsity != 0:
-        raise UsageError(
-            f"the family 'dense' has sparsity 0, found {sparsity}; choose a sparse family or leave it out"
-        )
+        raise UsageError(f"the family 'dense' has sparsity 0, found {sparsity}; choose a sparse family or leave it out")
     return build_model(width)
 
 

@@ -95,9 +95,7 @@ def count_macs(model: nn.Module, example_input: torch.Tensor) -> list[LayerCost]
     """
     batch = len(example_input)
     costs: dict[str, LayerCost] = {}
-    names = {
-        module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
 
     def record(module: nn.Module, _: Any, output: torch.Tensor) -> None:
         assert isinstance(module, nn.Conv2d | nn.Linear)
@@ -119,9 +117,7 @@ def count_macs(model: nn.Module, example_input: torch.Tensor) -> list[LayerCost]
             for handle in handles:
                 handle.remove()
     if not costs:
-        raise UsageError(
-            f"{type(model).__name__}: no Conv2d or Linear layer ran; there are no FLOPs to count"
-        )
+        raise UsageError(f"{type(model).__name__}: no Conv2d or Linear layer ran; there are no FLOPs to count")
     return list(costs.values())
 
 

@@ -84,18 +84,14 @@ def densities(
     if not 0 < density <= 1:
         raise UsageError(f"expected a density above 0 and at most 1, found {density}")
     relative = {name: DISTRIBUTIONS[distribution](shape) for name, shape in shapes.items()}
-    cost = {
-        name: math.prod(shape) * (1.0 if costs is None else costs[name]) for name, shape in shapes.items()
-    }
+    cost = {name: math.prod(shape) * (1.0 if costs is None else costs[name]) for name, shape in shapes.items()}
     target = density * sum(cost.values())
     dense: set[str] = set()
     while True:
         sparse = [name for name in shapes if name not in dense]
         if not sparse:
             break
-        factor = (target - sum(cost[name] for name in dense)) / sum(
-            relative[name] * cost[name] for name in sparse
-        )
+        factor = (target - sum(cost[name] for name in dense)) / sum(relative[name] * cost[name] for name in sparse)
         highest = max(relative[name] for name in sparse)
         if factor * highest <= 1:
             break
@@ -106,7 +102,7 @@ def densities(
 def layer_counts(
     shapes: Shapes, density: float, *, distribution: str = "uniform", costs: Mapping[str, float] | None = None
 ) -> dict[str, int]:
-    """Number of weights that each layer keeps.
+    """Count the weights that each layer keeps.
 
     Real counts are cut to integers and what is then missing from their rounded total goes to the largest remainders,
     so that the counts add up exactly and each is within 1 of its real value.
@@ -129,7 +125,7 @@ def layer_counts(
     Examples
     --------
     >>> layer_counts({"a": (3, 3), "b": (3, 3), "c": (3, 3)}, 0.5)
-    {'a': 5, 'b': 4, 'c': 4}
+    {'a': 5, 'b': 5, 'c': 4}
     """
     layers = densities(shapes, density, distribution=distribution, costs=costs)
     exact = {name: layers[name] * math.prod(shape) for name, shape in shapes.items()}
@@ -140,7 +136,7 @@ def layer_counts(
     for name, count in counts.items():
         if not count:
             raise UsageError(
-                f"layer {name!r}: a density of {layers[name]:.3g} leaves none of its {math.prod(shapes[name])} weights; "
+                f"layer {name!r}: a density of {layers[name]:.3g} keeps none of its {math.prod(shapes[name])} weights; "
                 "lower the sparsity or widen the model"
             )
     return counts

@@ -55,13 +55,9 @@ class MaskSet:
     (8, 8)
     """
 
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], counts: Mapping[str, int], *, seed: int
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], counts: Mapping[str, int], *, seed: int) -> None:
         if list(parameters) != list(counts):
-            raise MaskError(
-                f"expected a count for each of the parameters {list(parameters)}, found {list(counts)}"
-            )
+            raise MaskError(f"expected a count for each of the parameters {list(parameters)}, found {list(counts)}")
         self.parameters = dict(parameters)
         self.counts = {name: int(count) for name, count in counts.items()}
         self.seed = int(seed)
@@ -70,9 +66,7 @@ class MaskSet:
         for name, parameter in self.parameters.items():
             size, count = parameter.numel(), self.counts[name]
             if not 1 <= count <= size:
-                raise MaskError(
-                    f"parameter {name!r}: expected to keep between 1 and {size} weights, found {count}"
-                )
+                raise MaskError(f"parameter {name!r}: expected to keep between 1 and {size} weights, found {count}")
             chosen = np.zeros(size, dtype=np.bool_)
             chosen[self.generator(name).permutation(size)[:count]] = True
             self._masks[name] = torch.from_numpy(chosen).view(parameter.shape).to(parameter.device)
@@ -85,11 +79,11 @@ class MaskSet:
         return iter(self._masks)
 
     def __len__(self) -> int:
-        """Number of masks."""
+        """Count the masks."""
         return len(self._masks)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """The mask of a parameter: bool, in its shape."""
+        """Give the mask of a parameter: bool, in its shape."""
         return self._masks[name]
 
     def masks(self) -> dict[str, torch.Tensor]:
@@ -123,9 +117,7 @@ class MaskSet:
         found = (tuple(mask.shape), mask.dtype, int(mask.sum()))
         expected = (tuple(self.parameters[name].shape), torch.bool, self.counts[name])
         if found != expected:
-            raise MaskError(
-                f"parameter {name!r}: expected a mask of (shape, dtype, ones) {expected}, found {found}"
-            )
+            raise MaskError(f"parameter {name!r}: expected a mask of (shape, dtype, ones) {expected}, found {found}")
         self._masks[name] = mask
         self.fired[name] |= mask
         self.accumulated[name] &= mask
@@ -205,6 +197,15 @@ class MaskSet:
 
 def layer_name(parameter: str) -> str:
     """Name of the module that owns a parameter called ``weight``; another parameter keeps its own name.
+
+    Parameters
+    ----------
+    parameter : str
+        As ``model.named_parameters()`` gives it.
+
+    Returns
+    -------
+    str
 
     Examples
     --------

@@ -150,7 +150,7 @@ class Rewire:
         return is_update
 
     def _moved(self, name: str, fraction: float, t: int) -> torch.Tensor:
-        """The new mask of one parameter."""
+        """Work out the new mask of one parameter."""
         old, target = self.masks[name], self.masks.counts[name]
         gradient = self._gradients.get(name)
         if self.needs_gradient:

@@ -14,12 +14,12 @@ from sift_graph.errors import UsageError
 if TYPE_CHECKING:
     from sift_graph.train.build import describe as describe
     from sift_graph.train.config import Config as Config
-    from sift_graph.train.config import load_config as load_config
-    from sift_graph.train.config import to_toml as to_toml
+    from sift_graph.train.config_file import load_config as load_config
+    from sift_graph.train.config_file import to_toml as to_toml
     from sift_graph.train.data import DATASETS as DATASETS
-    from sift_graph.train.loop import RunResult as RunResult
     from sift_graph.train.loop import run as run
     from sift_graph.train.models import MODELS as MODELS
+    from sift_graph.train.result import RunResult as RunResult
     from sift_graph.train.sweep import SweepResult as SweepResult
     from sift_graph.train.sweep import load_study as load_study
     from sift_graph.train.sweep import sweep as sweep
@@ -28,17 +28,17 @@ _HOME = {
     "DATASETS": "data",
     "MODELS": "models",
     "Config": "config",
-    "RunResult": "loop",
+    "RunResult": "result",
     "SweepResult": "sweep",
     "describe": "build",
-    "load_config": "config",
+    "load_config": "config_file",
     "load_study": "sweep",
     "run": "loop",
     "sweep": "sweep",
-    "to_toml": "config",
+    "to_toml": "config_file",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -53,7 +53,7 @@ class Blueprint:
         return self.counts.get(layer.cost.name, layer.cost.weights)
 
     def layer_table(self) -> list[dict[str, Any]]:
-        """A mapping for each layer, in network order: the ``layers`` of :func:`describe`."""
+        """Give a mapping for each layer, in network order: the ``layers`` of :func:`describe`."""
         table = []
         for layer in self.plan.layers:
             cost, edges = layer.cost, self.edges(layer)
@@ -77,7 +77,7 @@ class Blueprint:
 
 
 def build_dense(config: Config, width: int) -> nn.Module:
-    """The dense model of a width, as the configuration has it otherwise."""
+    """Build the dense model of a width, as the configuration has it otherwise."""
     data = DATASETS[config.data.name]
     return MODELS[config.model.name](width, data.shape, data.classes, config.model.depths)
 
@@ -95,9 +95,7 @@ def build_model(config: Config) -> nn.Module:
     """
     rounding: Any = config.masks.width_rounding
     family = FAMILIES[config.family]
-    return family.build(
-        lambda width: build_dense(config, width), config.model.width, config.sparsity, rounding
-    )
+    return family.build(lambda width: build_dense(config, width), config.model.width, config.sparsity, rounding)
 
 
 def blueprint(config: Config) -> Blueprint:
@@ -184,7 +182,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def make_masks(config: Config, model: nn.Module, found: Blueprint) -> MaskSet | None:
-    """The masks of a family's model, drawn and applied; None for a family without masks."""
+    """Draw the masks of a family's model and apply them; None for a family without masks."""
     if not found.plan.is_masked:
         return None
     parameters = dict(model.named_parameters())
@@ -193,8 +191,29 @@ def make_masks(config: Config, model: nn.Module, found: Blueprint) -> MaskSet | 
 
 
 def mask_schedule(config: Config, steps: int) -> Schedule:
-    """The mask schedule of a run of `steps` optimizer updates."""
+    """Make the mask schedule of a run.
+
+    Parameters
+    ----------
+    config : Config
+    steps : int
+        Optimizer updates of the whole run.
+
+    Returns
+    -------
+    Schedule
+
+    Raises
+    ------
+    UsageError
+        If it ends before it begins, or has no update although the method is one that moves masks.
+    """
     masks = config.masks
-    return Schedule(
-        masks.begin, int(masks.stop * steps), every=masks.every, drop_fraction=masks.drop_fraction
-    )
+    schedule = Schedule(masks.begin, int(masks.stop * steps), every=masks.every, drop_fraction=masks.drop_fraction)
+    is_moving = FAMILIES[config.family].is_masked and config.method != "static"
+    if is_moving and not schedule.updates:
+        raise UsageError(
+            f"masks.every: the masks of method {config.method!r} would never move: no multiple of {masks.every} lies "
+            f"between steps {schedule.begin} and {schedule.end}, of {steps} in all; lower masks.every or train longer"
+        )
+    return schedule

@@ -41,7 +41,7 @@ def check(config: Config, *, where: str = "") -> None:
     ):
         check_name(key, value, known, where)
     masks, optimizer, training = config.masks, config.optimizer, config.training
-    for key, good, value, expected in (
+    bounds: tuple[tuple[str, bool, object, str], ...] = (
         (
             "sparsity",
             0 <= config.sparsity < 1,
@@ -72,9 +72,10 @@ def check(config: Config, *, where: str = "") -> None:
         ("training.batch_size", training.batch_size >= 2, training.batch_size, "2 or more, for batch norm"),
         ("training.threads", training.threads >= 1, training.threads, "1 or more"),
         ("checkpoint.seconds", config.checkpoint.seconds >= 0, config.checkpoint.seconds, "0 or more"),
-    ):
+    )
+    for key, good, found, expected in bounds:
         if not good:
-            raise UsageError(f"{where}{key}: expected {expected}, found {value}")
+            raise UsageError(f"{where}{key}: expected {expected}, found {found}")
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
     if not FAMILIES[config.family].is_masked and config.sparsity:
@@ -88,6 +89,4 @@ def check_name(key: str, value: str, known: Iterable[str], where: str) -> None:
     """Refuse a name that is in no table, and suggest one."""
     known = list(known)
     if value not in known:
-        raise UsageError(
-            f"{where}{key}: unknown {key.removesuffix('.name')} {value!r}{did_you_mean(value, known)}"
-        )
+        raise UsageError(f"{where}{key}: unknown {key.removesuffix('.name')} {value!r}{did_you_mean(value, known)}")

@@ -49,7 +49,7 @@ class DatasetSource:
 
 
 def load_digits(config: DataConfig, seed: int) -> Dataset:
-    """Load scikit-learn's bundled digits: 1797 grey images of 8 by 8, in [0, 1] before noise.
+    """Load scikit-learn's bundled digits: 1797 grey images of 8 by 8, of mean 0 and standard deviation 1.
 
     A seeded permutation gives the first `train_samples` (1000 if 0) to training and the others to validation. Noise is
     drawn once, from the same seed, and added to both.
@@ -62,7 +62,6 @@ def load_digits(config: DataConfig, seed: int) -> Dataset:
     Returns
     -------
     Dataset
-        Images less 0.3, their mean to one digit.
 
     Raises
     ------
@@ -72,10 +71,11 @@ def load_digits(config: DataConfig, seed: int) -> Dataset:
     from sklearn.datasets import load_digits as bundled_digits
 
     digits = bundled_digits()
-    images = (digits.images / 16.0)[:, None]
+    images = digits.images[:, None]
+    images = (images - images.mean()) / images.std()
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(images))
-    images = images + config.noise * generator.standard_normal(images.shape) - 0.3
+    images = images + config.noise * generator.standard_normal(images.shape)
     count = config.train_samples or 1000
     if count >= len(images):
         raise UsageError(

@@ -8,14 +8,12 @@ that goes on from there writes what the uninterrupted one would have written.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,56 +22,25 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sift_graph.errors import RunDirectoryError, TrainingError, UsageError
+from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.sparsify import METHODS, MaskSet
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from sift_graph.train.config import Config, to_toml
+from sift_graph.train.config import Config
+from sift_graph.train.config_file import to_toml
 from sift_graph.train.data import Dataset, load_data
 from sift_graph.train.optimizer import learning_rate, make_optimizer
-from sift_graph.train.progress import Progress, reporting
+from sift_graph.train.progress import Progress, Report, reporting
+from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished
 
-__all__ = ["DONE", "RunResult", "finished", "run"]
+__all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.toml"
-DONE = "done.json"
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run came to.
-
-    Attributes
-    ----------
-    run_dir : Path
-    steps : int
-        Optimizer updates.
-    val_accuracy, val_loss : float
-        After the last epoch.
-    ratio : float
-        MACs over those of the dense model: 1 is iso-FLOP.
-    effective_sparsity : float
-        Fraction of zeros in the masked layers.
-    seconds : float
-        Wall time of the training; that of the last part only, where it was resumed.
-    """
-
-    run_dir: Path
-    steps: int
-    val_accuracy: float
-    val_loss: float
-    ratio: float
-    effective_sparsity: float
-    seconds: float
-
-
-def run(
-    config: Config, out: str | os.PathLike[str], *, resume: bool = False, progress: Progress = False
-) -> RunResult:
+def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, progress: Progress = False) -> RunResult:
     """Train one model and record its masks.
 
     Parameters
@@ -86,8 +53,8 @@ def run(
         Go on with the run that is there, from its last checkpoint; what it had recorded after that is put aside.
         A run that is finished is left as it is. Where there is no run yet, begin one.
     progress : bool or callable
-        True for a bar on stderr where that is a terminal; a callable gets the row of each epoch as a mapping, with
-        ``steps`` for the length of the whole run.
+        True for a bar on stderr where that is a terminal; a callable is called as ``progress(step, steps)`` after
+        each epoch.
 
     Returns
     -------
@@ -131,7 +98,7 @@ def run(
         began = time.perf_counter()
         if resume:
             trainer.resume(writer)
-        with reporting(progress, trainer.steps, run_dir.name) as report:
+        with reporting(progress, run_dir.name) as report:
             row = trainer.train(writer, report)
     result = RunResult(
         run_dir=run_dir,
@@ -142,8 +109,7 @@ def run(
         effective_sparsity=found.effective_sparsity,
         seconds=time.perf_counter() - began,
     )
-    content = {name: value for name, value in asdict(result).items() if name != "run_dir"}
-    write_atomically(run_dir / DONE, (json.dumps(content) + "\n").encode())
+    mark_finished(result)
     return result
 
 
@@ -157,22 +123,18 @@ class Trainer:
         self.model: nn.Module = build_model(config).to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         samples, batch = len(self.data.train_labels), config.training.batch_size
-        self.steps_per_epoch = samples // batch + (
-            samples % batch > 1
-        )  # batch norm cannot train on one image
+        self.steps_per_epoch = samples // batch + (samples % batch > 1)  # batch norm cannot train on one image
         if not self.steps_per_epoch:
             raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
         self.masks: MaskSet | None = make_masks(config, self.model, found)
-        self.method = (
-            None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
-        )
+        self.method = None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
 
-    def train(self, writer: RunWriter, report: Any) -> dict[str, Any]:
+    def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
         images, labels = (part.to(self.device) for part in (self.data.train_images, self.data.train_labels))
         if self.step == 0:
@@ -181,9 +143,7 @@ class Trainer:
         for epoch in range(self.step // self.steps_per_epoch, self.config.training.epochs):
             self.model.train()
             losses = []
-            for batch in batches(
-                len(labels), self.config.training.batch_size, seed=self.config.seed, epoch=epoch
-            ):
+            for batch in batches(len(labels), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
                 losses.append(self.update(images[batch], labels[batch], writer.run_dir))
                 if self.schedule.is_update(self.step) or self.step == self.steps:
                     self.snapshot(writer)
@@ -200,7 +160,7 @@ class Trainer:
             if self.step == self.steps or time.monotonic() - saved >= self.config.checkpoint.seconds:
                 save_checkpoint(writer.run_dir / CHECKPOINT, self.state_dict())
                 saved = time.monotonic()
-            report({**self.row, "steps": self.steps})
+            report(self.step, self.steps)
         return self.row
 
     def update(self, images: torch.Tensor, labels: torch.Tensor, run_dir: Path) -> float:
@@ -230,7 +190,7 @@ class Trainer:
         self.model.eval()
         loss, right = 0.0, 0
         images, labels = self.data.validation_images, self.data.validation_labels
-        for x, y in zip(images.split(512), labels.split(512), strict=True):
+        for x, y in zip(torch.split(images, 512), torch.split(labels, 512), strict=True):
             x, y = x.to(self.device), y.to(self.device)
             logits = self.model(x)
             loss += functional.cross_entropy(logits, y, reduction="sum").item()
@@ -278,9 +238,9 @@ class Trainer:
 
 
 def batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[torch.Tensor]:
-    """Indices of each batch of an epoch; a last batch of one image is left out."""
+    """Draw the indices of each batch of an epoch; a last batch of one image is left out."""
     order = np.random.default_rng([seed, epoch]).permutation(samples)
-    for batch in torch.from_numpy(order).split(batch_size):
+    for batch in torch.split(torch.from_numpy(order), batch_size):
         if len(batch) > 1:
             yield batch
 
@@ -297,31 +257,3 @@ def isolated(config: Config) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-
-
-def finished(run_dir: Path) -> RunResult | None:
-    """The result of a run that is finished; None of one that is not."""
-    try:
-        return RunResult(run_dir=run_dir, **json.loads((run_dir / DONE).read_text()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise RunDirectoryError(
-            f"{run_dir / DONE}: cannot be read ({error}); remove it to go on with the run"
-        ) from error
-
-
-def check_same_run(config: Config, run_dir: Path) -> None:
-    """Refuse to resume a run of another configuration; name the first line in which they differ."""
-    path = run_dir / CONFIG
-    if not path.exists():
-        return
-    there, here = path.read_text().splitlines(), to_toml(config).splitlines()
-    if there != here:
-        pairs = [(a, b) for a, b in zip(there, here, strict=False) if a != b] or [
-            ("(another set of keys)", "")
-        ]
-        raise RunDirectoryError(
-            f"{run_dir}: holds a run of another configuration: {pairs[0][0]!r} there, {pairs[0][1]!r} asked for; "
-            "nothing was changed. Choose another directory, or ask for the same configuration"
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["MODELS", "MLP", "ResNet"]
+__all__ = ["MLP", "MODELS", "ResNet"]
 
 
 class MLP(nn.Module):
@@ -25,9 +25,7 @@ class MLP(nn.Module):
         Hidden layers between the stem and the head, summed; empty for 2.
     """
 
-    def __init__(
-        self, width: int, shape: tuple[int, ...], classes: int, depths: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, width: int, shape: tuple[int, ...], classes: int, depths: tuple[int, ...] = ()) -> None:
         super().__init__()
         depth = sum(depths) if depths else 2
         self.stem = nn.Linear(torch.Size(shape).numel(), width, bias=False)
@@ -42,7 +40,8 @@ class MLP(nn.Module):
         x = x.flatten(1)
         for layer, norm in zip((self.stem, *self.hidden), self.norms, strict=True):
             x = functional.relu(norm(layer(x)))
-        return self.head(x)
+        logits: torch.Tensor = self.head(x)
+        return logits
 
 
 class Block(nn.Module):
@@ -91,9 +90,7 @@ class ResNet(nn.Module):
     starts as its shortcut. Masks are laid on these weights without rescaling them.
     """
 
-    def __init__(
-        self, width: int, shape: tuple[int, ...], classes: int, depths: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, width: int, shape: tuple[int, ...], classes: int, depths: tuple[int, ...] = ()) -> None:
         super().__init__()
         depths = depths or (1, 1, 1)
         self.stem = nn.Conv2d(shape[0], width, 3, padding=1, bias=False)
@@ -102,9 +99,7 @@ class ResNet(nn.Module):
         inputs = width
         for i, depth in enumerate(depths):
             outputs = width << i
-            blocks = [
-                Block(inputs if j == 0 else outputs, outputs, 2 if i and j == 0 else 1) for j in range(depth)
-            ]
+            blocks = [Block(inputs if j == 0 else outputs, outputs, 2 if i and j == 0 else 1) for j in range(depth)]
             self.stages.append(f"stage{i + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
             inputs = outputs
@@ -120,7 +115,8 @@ class ResNet(nn.Module):
         x = functional.relu(self.norm(self.stem(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
-        return self.head(x.mean((2, 3)))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
 
 
 MODELS: dict[str, Callable[[int, tuple[int, ...], int, tuple[int, ...]], nn.Module]] = {

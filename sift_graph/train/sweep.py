@@ -19,6 +19,7 @@ import itertools
 import json
 import logging
 import os
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,9 +28,11 @@ from typing import Any
 
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError, did_you_mean
 from sift_graph.ift.families import FAMILIES
-from sift_graph.train.config import Config, from_mapping, put, read_toml
-from sift_graph.train.loop import RunResult, check_same_run, finished, run
+from sift_graph.train.config import Config
+from sift_graph.train.config_file import from_mapping, put, read_toml
+from sift_graph.train.loop import run
 from sift_graph.train.progress import Progress, reporting
+from sift_graph.train.result import RunResult, check_same_run, finished
 
 __all__ = ["FailedRun", "SweepResult", "load_study", "sweep"]
 
@@ -51,6 +54,9 @@ class FailedRun:
 
     run_dir: Path
     error: str
+
+    def __str__(self) -> str:
+        return f"{self.run_dir.name}: {self.error}"
 
 
 @dataclass(frozen=True)
@@ -139,9 +145,7 @@ def one_run(base: Mapping[str, Any], chosen: Mapping[str, Any], seed: int, where
     put(values, "seed", seed, where)
     config = from_mapping(values, where=where)
     parts = [config.family, f"s{config.sparsity:g}", config.method] if is_masked else [config.family]
-    parts += [
-        f"{name}={value}" for name, value in chosen.items() if name not in ("family", "sparsity", "method")
-    ]
+    parts += [f"{name}={value}" for name, value in chosen.items() if name not in ("family", "sparsity", "method")]
     return "-".join([*parts, f"seed{seed}"]).replace("/", "_").replace(" ", ""), config
 
 
@@ -163,8 +167,8 @@ def sweep(
     jobs : int
         Processes; -1 for one a core. The results do not depend on it.
     progress : bool or callable
-        True for a bar on stderr where that is a terminal; a callable gets a mapping after each run: ``run``,
-        ``status`` (``finished``, ``skipped`` or ``failed``), ``done``, ``total``, ``val_accuracy``, ``error``.
+        True for a bar on stderr where that is a terminal; a callable is called as ``progress(runs, all_runs)`` after
+        each run.
 
     Returns
     -------
@@ -192,45 +196,43 @@ def sweep(
             check_same_run(config, root / name)
             earlier = finished(root / name)
         except SiftGraphError as error:
-            outcome[name] = ("failed", FailedRun(root / name, str(error)))
+            failed = FailedRun(root / name, str(error))
+            append_result(root / RESULTS, name, failed)
+            outcome[name] = ("failed", failed)
             continue
         if earlier is None:
             todo.append((name, config))
         else:
             outcome[name] = ("skipped", earlier)
     jobs = min(jobs, max(len(todo), 1)) if jobs > 0 else jobs
-    with reporting(progress, len(configs), root.name, unit="done") as report:
-
-        def tell(name: str, done: int) -> None:
-            status, what = outcome[name]
-            is_failed = isinstance(what, FailedRun)
-            row = {
-                "run": name,
-                "status": status,
-                "val_accuracy": None if isinstance(what, FailedRun) else what.val_accuracy,
-                "error": what.error if isinstance(what, FailedRun) else None,
-            }
-            if is_failed:
-                logger.warning("%s: failed: %s", name, row["error"])
-            if status != "skipped":
-                with (root / RESULTS).open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-            report({**row, "done": done, "total": len(configs)})
-
-        for done, name in enumerate(list(outcome), start=1):
-            tell(name, done)
+    with reporting(progress, root.name) as report:
+        report(len(outcome), len(configs))
         work = Parallel(n_jobs=jobs, return_as="generator_unordered")(
             delayed(attempt)(name, config, root / name) for name, config in todo
         )
         for name, status, what in work:
             outcome[name] = (status, what)
-            tell(name, len(outcome))
+            append_result(root / RESULTS, name, what)
+            report(len(outcome), len(configs))
     ordered = [outcome[name] for name in configs]
     return SweepResult(
         finished=[what for status, what in ordered if status == "finished" and isinstance(what, RunResult)],
         skipped=[what for status, what in ordered if status == "skipped" and isinstance(what, RunResult)],
         failed=[what for _, what in ordered if isinstance(what, FailedRun)],
     )
+
+
+def append_result(path: Path, name: str, what: RunResult | FailedRun) -> None:
+    """Append a line on a run that has just ended."""
+    row: dict[str, Any] = {"run": name, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    if isinstance(what, RunResult):
+        row |= {"status": "finished", **what.summary()}
+        del row["run_dir"]
+    else:
+        row |= {"status": "failed", "error": what.error}
+        logger.warning("%s failed: %s", name, what.error)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def attempt(name: str, config: Config, run_dir: Path) -> tuple[str, str, RunResult | FailedRun]:
