@@ -43,9 +43,21 @@ _HOME = {
     "analyze": "run",
     "MaskRecorder": "record",
 }
-_MODULES = ("bounds", "correlate", "errors", "graph", "ift", "masks", "plots", "report", "sparsify", "spectrum", "store")
+_MODULES = (
+    "bounds",
+    "correlate",
+    "errors",
+    "graph",
+    "ift",
+    "masks",
+    "plots",
+    "report",
+    "sparsify",
+    "spectrum",
+    "store",
+)
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

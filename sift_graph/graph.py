@@ -81,7 +81,9 @@ class BipartiteGraph:
             If the weight's shape cannot be read in its layout.
         """
         if mask.layout == "oi":
-            return cls._from_rows(mask.layer, mask.bits, mask.shape[0], mask.size // mask.shape[0], mask.groups, mask.values)
+            return cls._from_rows(
+                mask.layer, mask.bits, mask.shape[0], mask.size // mask.shape[0], mask.groups, mask.values
+            )
         dense = np.moveaxis(mask.mask, -1, 0)  # (out, *kernel, in)
         values = None
         if mask.weight is not None:
@@ -91,7 +93,13 @@ class BipartiteGraph:
 
     @classmethod
     def _from_rows(
-        cls, layer: str, packed: np.ndarray, n_right: int, block_left: int, groups: int, values: np.ndarray | None
+        cls,
+        layer: str,
+        packed: np.ndarray,
+        n_right: int,
+        block_left: int,
+        groups: int,
+        values: np.ndarray | None,
     ) -> BipartiteGraph:
         if n_right % groups:
             raise MaskError(f"layer {layer!r}: {groups} groups do not divide its {n_right} outputs")

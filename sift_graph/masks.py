@@ -68,9 +68,7 @@ class LayerMask:
     def __post_init__(self) -> None:
         check_name(self.layer)
         check_shape(self.layer, self.shape, self.groups, self.layout)
-        object.__setattr__(
-            self, "shape", tuple(int(n) for n in self.shape)
-        )  # numpy's integers are not JSON's
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))  # numpy's integers are not JSON's
         object.__setattr__(self, "groups", int(self.groups))
         size = math.prod(self.shape)
         if self.bits.dtype != np.uint8 or self.bits.shape != ((size + 7) // 8,):
@@ -272,9 +270,7 @@ def as_bool_array(layer: str, mask: Any) -> np.ndarray:
     if array.dtype == np.bool_:
         return array
     if array.dtype.kind not in "fiu":
-        raise MaskError(
-            f"layer {layer!r}: expected a mask of bools or of zeros and ones, found dtype {array.dtype}"
-        )
+        raise MaskError(f"layer {layer!r}: expected a mask of bools or of zeros and ones, found dtype {array.dtype}")
     ones = array == 1
     odd = ~(ones | (array == 0))
     if odd.any():
@@ -301,15 +297,11 @@ def check_name(layer: str) -> None:
         If it is not a string, or not valid Unicode.
     """
     if not isinstance(layer, str):
-        raise MaskError(
-            f"expected the name of a layer, found {layer!r}; pass what model.named_modules() gives"
-        )
+        raise MaskError(f"expected the name of a layer, found {layer!r}; pass what model.named_modules() gives")
     try:
         layer.encode()
     except UnicodeEncodeError as error:
-        raise MaskError(
-            f"layer {layer!r}: the name is not valid Unicode ({error.reason}); rename it"
-        ) from error
+        raise MaskError(f"layer {layer!r}: the name is not valid Unicode ({error.reason}); rename it") from error
 
 
 def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) -> None:

@@ -35,9 +35,7 @@ __all__ = [
 FORMAT = "sift-mask/1"
 LEVEL = 1
 MAX_AXES = 16
-MAX_ENTRIES = (
-    1 << 34
-)  # of one layer, 2 GiB of bits; a header that claims more is refused before anything is allocated
+MAX_ENTRIES = 1 << 34  # of one layer, 2 GiB of bits; a header that claims more is refused before anything is allocated
 
 WeightPolicy = Literal["none", "fp16", "fp32"]
 
@@ -157,11 +155,7 @@ def read_header(path: Path) -> dict[str, Any]:
                 f"{path}: has no readable 'sift' header ({type(error).__name__}: {str(error)[:80]}); "
                 "it was altered, or not written by sift-graph"
             ) from error
-    if (
-        not isinstance(header, dict)
-        or header.get("format") != FORMAT
-        or not isinstance(header.get("layers"), list)
-    ):
+    if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("layers"), list):
         found = header.get("format") if isinstance(header, dict) else type(header).__name__
         raise DamagedStoreError(f"{path}: expected a header of format {FORMAT!r}, found {str(found)[:80]!r}")
     for entry in header["layers"]:
@@ -203,9 +197,7 @@ def decode_layer(path: Path, mask_path: Path, entry: Mapping[str, Any], *, weigh
     """
     layer = entry["name"]
     shape = tuple(entry["shape"])
-    bits = _decompress(
-        mask_path, layer, _read_tensor(mask_path, f"mask/{layer}"), (math.prod(shape) + 7) // 8
-    )
+    bits = _decompress(mask_path, layer, _read_tensor(mask_path, f"mask/{layer}"), (math.prod(shape) + 7) // 8)
     if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
         raise DamagedStoreError(
             f"{mask_path}: the mask of layer {layer!r} does not match its hash; the file was altered"
@@ -245,9 +237,7 @@ def _open(path: Path) -> Any:
             f"{path}: is missing; restore it from a copy, or remove the snapshots that need it"
         ) from error
     except (SafetensorError, OSError) as error:
-        raise DamagedStoreError(
-            f"{path}: truncated or not a snapshot ({error}); restore it, or remove it"
-        ) from error
+        raise DamagedStoreError(f"{path}: truncated or not a snapshot ({error}); restore it, or remove it") from error
 
 
 def _read_tensor(path: Path, name: str) -> np.ndarray:
@@ -283,9 +273,7 @@ def _decompress(path: Path, layer: str, frame: np.ndarray, expected: int) -> np.
                 f"{path}: the mask of layer {layer!r} claims {claimed} bytes where its shape needs {expected}; "
                 "the file was altered"
             )
-        raw = zstandard.ZstdDecompressor().decompress(
-            packed, max_output_size=expected, allow_extra_data=False
-        )
+        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=expected, allow_extra_data=False)
     except (zstandard.ZstdError, ValueError) as error:
         raise DamagedStoreError(
             f"{path}: the mask of layer {layer!r} cannot be decompressed ({error}); the file was altered"

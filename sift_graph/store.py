@@ -41,7 +41,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -71,6 +71,11 @@ _NAME = re.compile(r"step_(\d{9,18})\.safetensors")
 
 def snapshot_name(step: int) -> str:
     """File name of the snapshot at `step`.
+
+    Returns
+    -------
+    str
+        With at least nine digits, so that names sort as steps do.
 
     Examples
     --------
@@ -158,9 +163,7 @@ def check_free(run_dir: str | os.PathLike[str]) -> None:
                 "Choose a new directory"
             )
     elif path.exists() or path.is_symlink():
-        raise RunDirectoryError(
-            f"{path}: is not a directory; nothing was overwritten. Name a directory for the run"
-        )
+        raise RunDirectoryError(f"{path}: is not a directory; nothing was overwritten. Name a directory for the run")
 
 
 def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -174,7 +177,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     if sync:
         sync_directory(path.parent)
@@ -354,12 +358,10 @@ class RunWriter:
         """
         path = self.run_dir / "masks" / snapshot_name(snapshot.step)
         if path.exists():
-            raise RunDirectoryError(
-                f"{path}: step {snapshot.step} is already recorded; it was not overwritten"
-            )
+            raise RunDirectoryError(f"{path}: step {snapshot.step} is already recorded; it was not overwritten")
         if snapshot.step <= self._newest:
             raise RunDirectoryError(
-                f"{self.run_dir}: step {self._newest} is already recorded, and step {snapshot.step} would come after it; "
+                f"{self.run_dir}: step {self._newest} is already recorded and {snapshot.step} comes before it; "
                 "steps ascend. To go on from an earlier step, rewind to it first"
             )
         encoded = encode_snapshot(snapshot, self._held, run_id=self.run_id, weights=weights)
@@ -406,19 +408,12 @@ class RunWriter:
                 (kept if line.endswith(b"\n") and _line_step(line) <= step else gone).append(line)
             if not late and not gone:
                 return
-            aside = (
-                self.run_dir
-                / "masks"
-                / "abandoned"
-                / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
-            )
+            aside = self.run_dir / "masks" / "abandoned" / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
             aside.mkdir(parents=True)
             if gone:
                 write_atomically(aside / "metrics.jsonl", b"".join(gone))
                 write_atomically(metrics, b"".join(kept))
-            for s in reversed(
-                late
-            ):  # the newest first: whenever this stops, no snapshot refers to one that has moved
+            for s in reversed(late):  # the newest first: whenever this stops, no snapshot refers to one that has moved
                 (self.run_dir / "masks" / snapshot_name(s)).rename(aside / snapshot_name(s))
             sync_directory(aside)
             sync_directory(self.run_dir / "masks")
@@ -513,9 +508,7 @@ class RunReader:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise DamagedStoreError(
-                f"{path}: cannot be read as JSON ({error}); restore it from a copy"
-            ) from error
+            raise DamagedStoreError(f"{path}: cannot be read as JSON ({error}); restore it from a copy") from error
         if not isinstance(content, dict):
             raise DamagedStoreError(f"{path}: expected a JSON object, found {type(content).__name__}")
         content.setdefault("run_id", "")
@@ -560,9 +553,7 @@ class RunReader:
         path = self.path(step)
         header = read_header(path)
         if header.get("step") != step:
-            raise DamagedStoreError(
-                f"{path}: its header is that of step {header.get('step')!r}; the file was renamed"
-            )
+            raise DamagedStoreError(f"{path}: its header is that of step {header.get('step')!r}; the file was renamed")
         if header.get("run_id") != self.header["run_id"]:
             raise DamagedStoreError(
                 f"{path}: belongs to another run ({str(header.get('run_id'))[:40]!r}, expected "
