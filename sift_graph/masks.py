@@ -20,7 +20,7 @@ import xxhash
 
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 
-__all__ = ["LayerMask", "Layout", "Snapshot", "match_layers"]
+__all__ = ["LayerMask", "Layout", "Snapshot", "layer_name", "match_layers"]
 
 Layout = Literal["oi", "io"]
 
@@ -332,6 +332,38 @@ def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) ->
             f"layer {layer!r}: {groups} groups do not divide its {out} outputs; "
             "pass the convolution's own number of groups"
         )
+
+
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def layer_name(parameter: str) -> str:
+    """Name the layer of a parameter, free of what wrappers put into the name.
+
+    Parameters
+    ----------
+    parameter : str
+        As ``model.named_parameters()`` or a state dict gives it.
+
+    Returns
+    -------
+    str
+        Without the prefixes of DataParallel and DDP (``module.``), ``torch.compile`` (``_orig_mod.``) and FSDP, and
+        without ``.weight`` at its end; another parameter than the weight keeps its own name.
+
+    Examples
+    --------
+    >>> layer_name("module._orig_mod.stage1.conv.weight")
+    'stage1.conv'
+    >>> layer_name("attention.in_proj_weight")
+    'attention.in_proj_weight'
+    """
+    parts = [part for part in parameter.split(".") if part not in _WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts.pop(0)
+    if len(parts) > 1 and parts[-1] == "weight":
+        parts.pop()
+    return ".".join(parts)
 
 
 def match_layers(names: list[str], pattern: str | None) -> list[str]:

@@ -324,6 +324,11 @@ class RunWriter:
         """The newest recorded step, or None."""
         return None if self._newest < 0 else self._newest
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each layer's newest recorded mask, of those that can be read."""
+        return {name: digest for name, (digest, _) in self._held.items()}
+
     def write_layers(self, layers: Sequence[Mapping[str, Any]]) -> None:
         """Write the layer table to ``sift.json``, for a run whose layers were not known when it began.
 
@@ -372,16 +377,24 @@ class RunWriter:
         return path
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and flush it; a value that is not finite becomes null.
+        """Append a row to ``metrics.jsonl`` and flush it; a value that is not finite becomes null.
 
         Parameters
         ----------
         row : mapping
             Of numbers and texts; numpy scalars and tensors of one element count as numbers.
         """
-        line = (json.dumps(finite(row), allow_nan=False, default=plain) + "\n").encode()
+        self.append_line(self.encode_metrics(row))
+
+    @staticmethod
+    def encode_metrics(row: Mapping[str, Any]) -> bytes:
+        """Encode a row as the line that :meth:`append_line` takes; numbers are read now, not when it is written."""
+        return (json.dumps(finite(row), allow_nan=False, default=plain) + "\n").encode()
+
+    def append_line(self, line: bytes) -> None:
+        """Append an encoded line to ``metrics.jsonl`` and flush it."""
         path = self.run_dir / "metrics.jsonl"
-        with _disk(path, f"the metrics of step {row.get('step')} are lost"), path.open("a+b") as file:
+        with _disk(path, "a line of metrics is lost"), path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a crash cut the last line short: do not glue this one to it
