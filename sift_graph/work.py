@@ -407,7 +407,7 @@ def dask_client(address: str) -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(f"a scheduler needs {error.name}; pip install 'sift-graph[dask]'") from error
     try:
-        return Client(address, timeout="10s")
+        return Client(address, timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
