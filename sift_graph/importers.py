@@ -159,7 +159,7 @@ def _steps_of(paths: Sequence[Path]) -> list[int]:
 
 
 def _check_file(path: Path) -> None:
-    if path.suffix not in OPENERS:
+    if path.suffix.lower() not in OPENERS:
         raise MaskError(
             f"{path}: cannot import a file with the ending {path.suffix!r}; expected one of {', '.join(OPENERS)}. "
             "Save arrays with np.savez(file, **{'mask/<layer>': mask})"
@@ -191,7 +191,7 @@ def read_masks(
     """
     path = Path(path)
     _check_file(path)
-    archive = OPENERS[path.suffix](path)
+    archive = OPENERS[path.suffix.lower()](path)
     skipped = [f"{key!r} {reason}" for key, reason in archive.skipped]
     layers: dict[str, LayerMask] = {}
     try:
