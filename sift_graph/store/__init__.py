@@ -18,7 +18,8 @@ A snapshot is one safetensors file. Its tensors, by name:
 ``weight/<layer>``
     float16 or float32, one axis: the weights at the set bits, in their order. Absent where none were recorded.
 
-Its header's metadata has one key, ``sift``: a JSON object with ``format``, ``run_id``, ``step``, ``epoch``,
+Its header's metadata has two keys. ``xxh3`` is the xxh3-128 of the UTF-8 text of the other one (hexadecimal).
+``sift`` is a JSON object with ``format``, ``run_id``, ``step``, ``epoch``,
 ``wall_time`` and ``layers``, a list in network order of ``name``, ``shape``, ``groups``, ``layout``, ``nnz``,
 ``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``), ``source``, ``ref`` (a step or
 null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most 2^34 entries.
