@@ -21,14 +21,16 @@ A snapshot is one safetensors file. Its tensors, by name:
 Its header's metadata has one key, ``sift``: a JSON object with ``format``, ``run_id``, ``step``, ``epoch``,
 ``wall_time`` and ``layers``, a list in network order of ``name``, ``shape``, ``groups``, ``layout``, ``nnz``,
 ``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``), ``source``, ``ref`` (a step or
-null), and ``weight_xxh3`` (of the weight tensor's bytes, or null).
+null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most 2^34 entries.
 
 A snapshot is written to a temporary name that starts with a dot, synced, and renamed: a file with its final name is
-whole. Readers ignore temporaries. Layer names are data, never paths.
+whole. Readers ignore temporaries. Layer names are data, never paths. Snapshots are written in ascending order of
+their steps, so a ``ref`` always points back, and the newest ones can be put aside without a loss to the others.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -39,33 +41,41 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import xxhash
-import zstandard
+from typing import Any
 
 from sift_graph._version import __version__
-from sift_graph.errors import DamagedStoreError, MaskError, RunDirectoryError
+from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.snapshot_file import FORMAT, WeightPolicy, decode_layer, encode_snapshot, read_header
 
-__all__ = ["FORMAT", "RunReader", "RunWriter", "find_runs", "is_run", "snapshot_name", "write_atomically"]
+__all__ = [
+    "FORMAT",
+    "RunReader",
+    "RunWriter",
+    "WeightPolicy",
+    "check_free",
+    "find_runs",
+    "is_run",
+    "snapshot_name",
+    "write_atomically",
+]
 
-FORMAT = "sift-mask/1"
 HEADER = "sift.json"
-LEVEL = 1
-MAX_ENTRIES = 1 << 36  # of one layer; a header that claims more is refused before anything is allocated
-_NAME = re.compile(r"step_(\d{9,})\.safetensors")
-
-WeightPolicy = Literal["none", "fp16", "fp32"]
+_NAME = re.compile(r"step_(\d{9,18})\.safetensors")
 
 
 def snapshot_name(step: int) -> str:
     """File name of the snapshot at `step`.
+
+    Returns
+    -------
+    str
+        With at least nine digits, so that names sort as steps do.
 
     Examples
     --------
@@ -127,6 +137,35 @@ def find_runs(path: str | os.PathLike[str]) -> list[Path]:
     return sorted(found)
 
 
+def check_free(run_dir: str | os.PathLike[str]) -> None:
+    """Refuse a directory that a new run cannot be written to.
+
+    Parameters
+    ----------
+    run_dir : path
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is a file, or a directory that holds a run or anything else but hidden files.
+    """
+    path = Path(run_dir)
+    if is_run(path):
+        raise RunDirectoryError(
+            f"{path}: holds another run ({HEADER} is there); nothing was overwritten. "
+            "Choose another directory, or go on with it: --resume, or MaskRecorder(..., resume=True)"
+        )
+    if path.is_dir():
+        foreign = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
+        if foreign:
+            raise RunDirectoryError(
+                f"{path}: is not empty and is not a run directory (it holds {foreign[0]!r}); nothing was overwritten. "
+                "Choose a new directory"
+            )
+    elif path.exists() or path.is_symlink():
+        raise RunDirectoryError(f"{path}: is not a directory; nothing was overwritten. Name a directory for the run")
+
+
 def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write `data` to a temporary name beside `path`, sync it, and rename: whole, or not there at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -138,7 +177,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     if sync:
         sync_directory(path.parent)
@@ -190,8 +230,6 @@ class RunWriter:
     ----------
     run_dir : path
         Made if need be.
-    seed : int, optional
-        Written to ``sift.json``.
     about : mapping, optional
         What the run is: any of ``family``, ``method``, ``sparsity``, ``seed``, ``model``, ``data``; the measuring half
         copies these into its tables.
@@ -199,11 +237,16 @@ class RunWriter:
         The layer table: a mapping with at least ``name`` and ``shape`` for each layer of the model.
     resume : bool
         Go on with the run that is there. Snapshots later than the step given to :meth:`rewind` are kept aside.
+    run_id : str, optional
+        Of a new run; random if not given. On resume the run keeps its own.
+    recorder : mapping, optional
+        How the masks were recorded; written to ``sift.json`` as it is.
 
     Raises
     ------
     RunDirectoryError
-        If the directory holds another run and `resume` is false, or holds something else than a run.
+        If the directory holds another run and `resume` is false, holds something else than a run, or cannot be
+        written to.
 
     Notes
     -----
@@ -215,51 +258,87 @@ class RunWriter:
     layers: Sequence[Mapping[str, Any]] = ()
     resume: bool = False
     run_id: str = ""
+    recorder: Mapping[str, Any] = field(default_factory=dict)
     _held: dict[str, tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
+    _newest: int = field(default=-1, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.run_dir = Path(self.run_dir)
-        header = self.run_dir / HEADER
-        if self.run_dir.exists() and not self.run_dir.is_dir():
-            raise RunDirectoryError(f"{self.run_dir}: is a file; name a directory for the run")
-        if header.exists():
-            if not self.resume:
-                raise RunDirectoryError(
-                    f"{self.run_dir}: holds another run ({HEADER} is there); nothing was overwritten. "
-                    "Choose another directory, or go on with it: --resume, or MaskRecorder(..., resume=True)"
-                )
-            reader = RunReader(self.run_dir)
-            self.run_id = str(reader.header["run_id"])
-            steps = reader.steps
-            if steps:
-                for entry in reader.entries(steps[-1]):
-                    held = entry["ref"] if entry["ref"] is not None else steps[-1]
-                    self._held[entry["name"]] = (entry["xxh3"], held)
+        going_on = self.resume and is_run(self.run_dir)
+        if going_on:
+            self.run_id = str(RunReader(self.run_dir).header["run_id"])
+            self._look_back()
         else:
-            foreign = [p.name for p in self.run_dir.iterdir()] if self.run_dir.is_dir() else []
-            foreign = [name for name in foreign if not name.startswith(".")]
-            if foreign:
-                raise RunDirectoryError(
-                    f"{self.run_dir}: is not empty and is not a run directory (it holds {sorted(foreign)[0]!r}); "
-                    "choose a new directory"
-                )
+            check_free(self.run_dir)
             self.run_id = self.run_id or uuid.uuid4().hex
-        (self.run_dir / "masks").mkdir(parents=True, exist_ok=True)
-        for left_over in (self.run_dir / "masks").glob(".step_*.tmp"):
-            left_over.unlink(missing_ok=True)
-        if not header.exists():
-            self._write_header()
+        masks = self.run_dir / "masks"
+        with _disk(self.run_dir, "the run directory could not be made"):
+            masks.mkdir(parents=True, exist_ok=True)
+            for left_over in masks.glob(".step_*.tmp"):
+                left_over.unlink(missing_ok=True)
+            sync_directory(self.run_dir)
+            sync_directory(self.run_dir.parent)
+        if not going_on:
+            self._write_header(
+                {
+                    "format": FORMAT,
+                    "run_id": self.run_id,
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                    **environment(),
+                    "about": dict(self.about),
+                    "recorder": dict(self.recorder),
+                    "layers": [dict(layer) for layer in self.layers],
+                }
+            )
 
-    def _write_header(self) -> None:
-        content = {
-            "format": FORMAT,
-            "run_id": self.run_id,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **environment(),
-            "about": dict(self.about),
-            "layers": [dict(layer) for layer in self.layers],
-        }
-        write_atomically(self.run_dir / HEADER, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    def _write_header(self, content: Mapping[str, Any]) -> None:
+        text = json.dumps(finite(content), indent=1, allow_nan=False, default=plain) + "\n"
+        with _disk(self.run_dir / HEADER, "the run's header could not be written"):
+            write_atomically(self.run_dir / HEADER, text.encode())
+
+    def _look_back(self) -> None:
+        """Find which masks the newest snapshots hold, so that equal ones need not be stored again.
+
+        A mask is referred to only if it can still be read and matches its hash: what comes after a damaged file
+        must not lean on it.
+        """
+        reader = RunReader(self.run_dir)
+        self._held = {}
+        self._newest = reader.steps[-1] if reader.steps else -1
+        if self._newest < 0:
+            return
+        try:
+            entries = reader.entries(self._newest)
+        except DamagedStoreError:
+            return
+        for entry in entries:
+            held = self._newest if entry["ref"] is None else entry["ref"]
+            try:
+                reader.load_entry(self._newest, entry, weights=False)
+            except DamagedStoreError:
+                continue
+            self._held[entry["name"]] = (entry["xxh3"], held)
+
+    @property
+    def newest(self) -> int | None:
+        """The newest recorded step, or None."""
+        return None if self._newest < 0 else self._newest
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each layer's newest recorded mask, of those that can be read."""
+        return {name: digest for name, (digest, _) in self._held.items()}
+
+    def write_layers(self, layers: Sequence[Mapping[str, Any]]) -> None:
+        """Write the layer table to ``sift.json``, for a run whose layers were not known when it began.
+
+        Parameters
+        ----------
+        layers : sequence of mapping
+            As the attribute.
+        """
+        self.layers = layers
+        self._write_header({**RunReader(self.run_dir).header, "layers": [dict(layer) for layer in layers]})
 
     def write_snapshot(self, snapshot: Snapshot, *, weights: WeightPolicy = "fp16") -> Path:
         """Write the masks of one step.
@@ -279,24 +358,48 @@ class RunWriter:
         Raises
         ------
         RunDirectoryError
-            If the step is already there.
+            If the step is already there, or a later one is, or the file cannot be written: then nothing of it is
+            left, and the earlier snapshots are untouched.
         """
         path = self.run_dir / "masks" / snapshot_name(snapshot.step)
         if path.exists():
             raise RunDirectoryError(f"{path}: step {snapshot.step} is already recorded; it was not overwritten")
-        data, held = encode_snapshot(snapshot, self._held, run_id=self.run_id, weights=weights)
-        write_atomically(path, data)
-        self._held = held
+        if snapshot.step <= self._newest:
+            raise RunDirectoryError(
+                f"{self.run_dir}: step {self._newest} is already recorded and {snapshot.step} comes before it; "
+                "steps ascend. To go on from an earlier step, rewind to it first"
+            )
+        encoded = encode_snapshot(snapshot, self._held, run_id=self.run_id, weights=weights)
+        with _disk(path, f"the snapshot of step {snapshot.step} is lost"):
+            write_atomically(path, encoded.data)
+        self._held = dict(encoded.held)
+        self._newest = snapshot.step
         return path
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and flush it; a value that is not finite becomes null."""
-        clean = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
-        }
-        with (self.run_dir / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(clean, allow_nan=False) + "\n")
-            file.flush()
+        """Append a row to ``metrics.jsonl`` and flush it; a value that is not finite becomes null.
+
+        Parameters
+        ----------
+        row : mapping
+            Of numbers and texts; numpy scalars and tensors of one element count as numbers.
+        """
+        self.append_line(self.encode_metrics(row))
+
+    @staticmethod
+    def encode_metrics(row: Mapping[str, Any]) -> bytes:
+        """Encode a row as the line that :meth:`append_line` takes; numbers are read now, not when it is written."""
+        return (json.dumps(finite(row), allow_nan=False, default=plain) + "\n").encode()
+
+    def append_line(self, line: bytes) -> None:
+        """Append an encoded line to ``metrics.jsonl`` and flush it."""
+        path = self.run_dir / "metrics.jsonl"
+        with _disk(path, "a line of metrics is lost"), path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a crash cut the last line short: do not glue this one to it
+                    line = b"\n" + line
+            file.write(line)
 
     def rewind(self, step: int) -> None:
         """Put aside what was recorded after `step`, for a job that goes on from there.
@@ -309,108 +412,75 @@ class RunWriter:
         step : int
             The last step that stays.
         """
-        reader = RunReader(self.run_dir)
-        late = [s for s in reader.steps if s > step]
+        late = [s for s in RunReader(self.run_dir).steps if s > step]
         metrics = self.run_dir / "metrics.jsonl"
-        lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and _line_step(line) <= step]
-        if not late and len(kept) == len(lines):
-            return
-        aside = self.run_dir / "masks" / "abandoned" / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        aside.mkdir(parents=True)
-        if len(kept) != len(lines):
-            (aside / "metrics.jsonl").write_text("".join(line for line in lines if line not in set(kept)))
-            write_atomically(metrics, "".join(kept).encode())
-        for s in late:
-            (self.run_dir / "masks" / snapshot_name(s)).rename(aside / snapshot_name(s))
-        self._held = {}
-        steps = RunReader(self.run_dir).steps
-        if steps:
-            for entry in RunReader(self.run_dir).entries(steps[-1]):
-                self._held[entry["name"]] = (
-                    entry["xxh3"],
-                    entry["ref"] if entry["ref"] is not None else steps[-1],
-                )
+        kept: list[bytes] = []
+        gone: list[bytes] = []
+        with _disk(self.run_dir, f"what was recorded after step {step} could not be put aside"):
+            for line in metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []:
+                (kept if line.endswith(b"\n") and _line_step(line) <= step else gone).append(line)
+            if not late and not gone:
+                return
+            aside = self.run_dir / "masks" / "abandoned" / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
+            aside.mkdir(parents=True)
+            if gone:
+                write_atomically(aside / "metrics.jsonl", b"".join(gone))
+                write_atomically(metrics, b"".join(kept))
+            for s in reversed(late):  # the newest first: whenever this stops, no snapshot refers to one that has moved
+                (self.run_dir / "masks" / snapshot_name(s)).rename(aside / snapshot_name(s))
+            sync_directory(aside)
+            sync_directory(self.run_dir / "masks")
+        self._look_back()
 
 
-def _line_step(line: str) -> float:
+@contextmanager
+def _disk(path: Path, loss: str) -> Iterator[None]:
+    """Turn an error of the file system into one that says what was lost and how to mend it."""
+    try:
+        yield
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, "mend this, then go on with resume=True")
+        raise RunDirectoryError(
+            f"{path}: {loss} ({error.strerror or error}); nothing half-written remains and what was recorded before "
+            f"is untouched. {cure}"
+        ) from error
+
+
+_CURES = {
+    errno.ENOSPC: "Free some space, record less often or without weights, then go on with resume=True",
+    errno.EDQUOT: "Free some of the quota, record less often or without weights, then go on with resume=True",
+    errno.EROFS: "Choose a directory that can be written to",
+    errno.EACCES: "Choose a directory that can be written to",
+    errno.EPERM: "Choose a directory that can be written to",
+    errno.ENOENT: "The directory was removed; choose another, or restore it",
+}
+
+
+def plain(value: Any) -> Any:
+    """Bring a numpy scalar or array, a tensor or a path to what JSON can hold; for ``json.dumps(default=)``."""
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"expected numbers and texts, found {type(value).__name__}: {str(value)[:80]}")
+
+
+def finite(value: Any) -> Any:
+    """Put None in the place of every float that is not finite, in mappings and lists too: JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _line_step(line: bytes) -> float:
     try:
         return float(json.loads(line).get("step", -1))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return math.inf
-
-
-def encode_snapshot(
-    snapshot: Snapshot, held: Mapping[str, tuple[str, int]], *, run_id: str, weights: WeightPolicy
-) -> tuple[bytes, dict[str, tuple[str, int]]]:
-    """Encode a snapshot as the bytes of its file.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-    held : mapping of str to (str, int)
-        Digest of each layer's last stored mask, and the step whose file holds it.
-    run_id : str
-    weights : {"none", "fp16", "fp32"}
-
-    Returns
-    -------
-    bytes
-    dict
-        `held`, brought up to date.
-    """
-    from safetensors.numpy import save
-
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True)
-    tensors: dict[str, np.ndarray] = {}
-    entries = []
-    now = dict(held)
-    for layer in snapshot:
-        digest, step = now.get(layer.layer, ("", -1))
-        same = digest == layer.digest
-        if not same:
-            frame = compressor.compress(np.ascontiguousarray(layer.bits).data)
-            tensors[f"mask/{layer.layer}"] = np.frombuffer(frame, dtype=np.uint8)
-            now[layer.layer] = (layer.digest, snapshot.step)
-        values = None
-        if weights != "none" and layer.values is not None:
-            values = _stored_values(layer.values, weights)
-            tensors[f"weight/{layer.layer}"] = values
-        entries.append(
-            {
-                "name": layer.layer,
-                "shape": list(layer.shape),
-                "groups": layer.groups,
-                "layout": layer.layout,
-                "nnz": layer.edges,
-                "xxh3": layer.digest,
-                "codec": "zstd",
-                "source": layer.source,
-                "ref": step if same else None,
-                "weight_xxh3": None if values is None else xxhash.xxh3_128_hexdigest(values.tobytes()),
-            }
-        )
-    header = {
-        "format": FORMAT,
-        "run_id": run_id,
-        "step": snapshot.step,
-        "epoch": snapshot.epoch,
-        "wall_time": time.time() if math.isnan(snapshot.wall_time) else snapshot.wall_time,
-        "layers": entries,
-    }
-    return save(tensors, metadata={"sift": json.dumps(header, allow_nan=False)}), now
-
-
-def _stored_values(values: np.ndarray, weights: WeightPolicy) -> np.ndarray:
-    """Weights as they are stored: float16 only where that loses no magnitude and no finiteness."""
-    single = np.ascontiguousarray(values, dtype=np.float32)
-    if weights == "fp32":
-        return single
-    with np.errstate(over="ignore"):
-        half = single.astype(np.float16)
-    if np.array_equal(np.isfinite(half), np.isfinite(single)):
-        return half
-    return single
 
 
 @dataclass(frozen=True)
@@ -449,8 +519,8 @@ class RunReader:
         """The content of ``sift.json``."""
         path = self.run_dir / HEADER
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise DamagedStoreError(f"{path}: cannot be read as JSON ({error}); restore it from a copy") from error
         if not isinstance(content, dict):
             raise DamagedStoreError(f"{path}: expected a JSON object, found {type(content).__name__}")
@@ -471,7 +541,7 @@ class RunReader:
         if not directory.is_dir():
             return []
         names = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-        return sorted(int(name.group(1)) for name in names if name)
+        return sorted({int(name.group(1)) for name in names if name})
 
     def path(self, step: int) -> Path:
         """File of the snapshot at `step`."""
@@ -491,20 +561,23 @@ class RunReader:
         Raises
         ------
         DamagedStoreError
-            If the file is truncated or its header is not one of this format.
+            If the file is missing, truncated, altered, or belongs to another step or run.
         """
         path = self.path(step)
-        with open_snapshot(path) as file:
-            try:
-                header = json.loads((file.metadata() or {})["sift"])
-            except (KeyError, ValueError, TypeError) as error:
-                raise DamagedStoreError(
-                    f"{path}: has no readable 'sift' header ({error}); it was not written by us"
-                ) from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("layers"), list):
-            raise DamagedStoreError(f"{path}: expected a header of format {FORMAT!r}")
+        header = read_header(path)
+        if header.get("step") != step:
+            raise DamagedStoreError(f"{path}: its header is that of step {header.get('step')!r}; the file was renamed")
+        if header.get("run_id") != self.header["run_id"]:
+            raise DamagedStoreError(
+                f"{path}: belongs to another run ({str(header.get('run_id'))[:40]!r}, expected "
+                f"{str(self.header['run_id'])[:40]!r}); move it back to its own directory"
+            )
         for entry in header["layers"]:
-            check_entry(path, entry)
+            if entry["ref"] is not None and entry["ref"] >= step:
+                raise DamagedStoreError(
+                    f"{path}: layer {entry['name']!r} refers to step {entry['ref']}, which is not an earlier one; "
+                    "the file was altered"
+                )
         return header
 
     def entries(self, step: int) -> list[dict[str, Any]]:
@@ -554,36 +627,15 @@ class RunReader:
         DamagedStoreError
             As :meth:`load_layer`.
         """
-        layer = str(entry["name"])
-        where = step if entry["ref"] is None else int(entry["ref"])
-        path = self.path(where)
-        frame = read_tensor(path, f"mask/{layer}")
-        shape = tuple(int(n) for n in entry["shape"])
-        expected = (math.prod(shape) + 7) // 8
-        bits = decompress(path, layer, frame, expected)
-        if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
-            raise DamagedStoreError(
-                f"{path}: the mask of layer {layer!r} does not match its hash; the file was altered"
-            )
-        values = None
-        if weights and entry.get("weight_xxh3") is not None:
-            path = self.path(step)
-            values = read_tensor(path, f"weight/{layer}")
-            if xxhash.xxh3_128_hexdigest(values.tobytes()) != entry["weight_xxh3"]:
-                raise DamagedStoreError(
-                    f"{path}: the weights of layer {layer!r} do not match their hash; the file was altered"
-                )
-            values = values.astype(np.float32)
-        try:
-            return LayerMask(layer, shape, bits, values, int(entry["groups"]), entry["layout"], str(entry["source"]))
-        except MaskError as error:
-            raise DamagedStoreError(f"{self.path(step)}: {error}") from error
+        where = step if entry["ref"] is None else entry["ref"]
+        return decode_layer(self.path(step), self.path(where), entry, weights=weights)
 
     def load_snapshot(self, step: int, *, weights: bool = True) -> Snapshot:
         """Load all layers of one snapshot; as :meth:`load_layer`."""
         header = self.snapshot_header(step)
         layers = {entry["name"]: self.load_entry(step, entry, weights=weights) for entry in header["layers"]}
-        return Snapshot(step, layers, header["epoch"], float(header.get("wall_time") or math.nan))
+        wall_time = math.nan if header["wall_time"] is None else float(header["wall_time"])
+        return Snapshot(step, layers, header["epoch"], wall_time)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Read the rows of ``metrics.jsonl``; a last line that a crash cut short is left out.
@@ -595,74 +647,11 @@ class RunReader:
         path = self.run_dir / "metrics.jsonl"
         if not path.exists():
             return
-        with path.open() as file:
+        with path.open("rb") as file:
             for line in file:
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict):
                     yield row
-
-
-def open_snapshot(path: Path) -> Any:
-    """Open a snapshot with safetensors; a file that is truncated or is no snapshot is named in the error."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="np")
-    except FileNotFoundError as error:
-        raise DamagedStoreError(f"{path}: is missing; a later snapshot refers to it. Restore it from a copy") from error
-    except (SafetensorError, OSError) as error:
-        raise DamagedStoreError(f"{path}: truncated or not a snapshot ({error}); restore it, or remove it") from error
-
-
-def read_tensor(path: Path, name: str) -> np.ndarray:
-    """Read one tensor of a snapshot."""
-    from safetensors import SafetensorError
-
-    with open_snapshot(path) as file:
-        try:
-            return np.asarray(file.get_tensor(name))
-        except SafetensorError as error:
-            raise DamagedStoreError(f"{path}: holds no tensor {name!r} ({error}); the file was altered") from error
-
-
-def decompress(path: Path, layer: str, frame: np.ndarray, expected: int) -> np.ndarray:
-    """Decompress a mask's bits to exactly `expected` bytes, or say that the file was altered."""
-    try:
-        claimed = zstandard.frame_content_size(frame.tobytes()[:18])
-        if claimed != expected:
-            raise DamagedStoreError(
-                f"{path}: the mask of layer {layer!r} claims {claimed} bytes where its shape needs {expected}; "
-                "the file was altered"
-            )
-        raw = zstandard.ZstdDecompressor().decompress(frame.data, max_output_size=expected)
-    except zstandard.ZstdError as error:
-        raise DamagedStoreError(f"{path}: the mask of layer {layer!r} cannot be decompressed ({error})") from error
-    if len(raw) != expected:
-        raise DamagedStoreError(f"{path}: the mask of layer {layer!r} has {len(raw)} bytes, expected {expected}")
-    return np.frombuffer(raw, dtype=np.uint8)
-
-
-def check_entry(path: Path, entry: Any) -> None:
-    """Refuse a layer entry that no writer of this format makes, before anything is allocated for it."""
-    good = (
-        isinstance(entry, dict)
-        and isinstance(entry.get("name"), str)
-        and isinstance(entry.get("shape"), list)
-        and all(isinstance(n, int) and n > 0 for n in entry["shape"])
-        and math.prod(entry["shape"]) <= MAX_ENTRIES
-        and isinstance(entry.get("groups"), int)
-        and isinstance(entry.get("nnz"), int)
-        and isinstance(entry.get("xxh3"), str)
-        and entry.get("layout") in ("oi", "io")
-        and (entry.get("ref") is None or isinstance(entry["ref"], int))
-    )
-    if not good:
-        name = entry.get("name") if isinstance(entry, dict) else entry
-        raise DamagedStoreError(
-            f"{path}: the header entry of layer {str(name)[:80]!r} is not one of format {FORMAT!r} "
-            f"(or claims more than {MAX_ENTRIES} entries); the file was altered"
-        )
-    entry.setdefault("source", "unknown")

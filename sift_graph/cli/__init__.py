@@ -65,7 +65,7 @@ app = typer.Typer(
     help=(
         "Why does this sparse mask work? Measure the masks of sparse training as graphs.\n\n"
         "\b\n"
-        "  sift-graph train --family sparse_wide --sparsity 0.9 --method rigl --out runs/a\n"
+        "  sift-graph train --sparsity 0.9 --method rigl --out runs/a\n"
         "  sift-graph analyze runs/a\n"
         "  sift-graph report runs/a"
     ),
@@ -97,4 +97,4 @@ def main() -> None:
     app()
 
 
-from sift_graph.cli import measuring, training  # noqa: E402, F401  they add their commands to `app`
+from sift_graph.cli import linking, measuring, showing, training  # noqa: E402, F401  they add their commands to `app`

@@ -8,14 +8,29 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-__all__ = ["complain", "console", "note", "number", "print_json", "print_table", "progress_bar", "records", "sparkline"]
+__all__ = [
+    "JsonOption",
+    "complain",
+    "console",
+    "note",
+    "number",
+    "percent",
+    "print_json",
+    "print_table",
+    "progress_bar",
+    "records",
+    "sparkline",
+]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.", rich_help_panel="Output")]
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -62,6 +77,11 @@ def number(value: Any, digits: int = 3) -> str:
     if float(value).is_integer() and not isinstance(value, float):
         return f"{int(value):,}"
     return f"{float(value):.{digits}f}"
+
+
+def percent(value: Any) -> str:
+    """Format a share as a whole percentage."""
+    return "–" if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def sparkline(values: Sequence[float], width: int = 12) -> str:

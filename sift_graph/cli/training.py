@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sift_graph.cli import app
-from sift_graph.cli.output import complain, note, number, print_json, print_table, progress_bar
+from sift_graph.cli.output import JsonOption, complain, note, number, print_json, print_table, progress_bar
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file.", rich_help_panel="Config", show_default=False)
@@ -27,7 +27,6 @@ MethodOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
 DataOption = Annotated[str | None, typer.Option("--data", help="A data set: digits.", show_default=False)]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.", rich_help_panel="Output")]
 
 
 def trainer() -> Any:
