@@ -34,7 +34,7 @@ from __future__ import annotations
 from sift_graph.store.disk import write_atomically
 from sift_graph.store.reader import RunReader, find_runs, is_run, snapshot_name
 from sift_graph.store.snapshot import FORMAT, MAX_ENTRIES, WeightPolicy
-from sift_graph.store.writer import RunWriter, check_free
+from sift_graph.store.writer import RunWriter, check_free, environment
 
 __all__ = [
     "FORMAT",
@@ -43,6 +43,7 @@ __all__ = [
     "RunWriter",
     "WeightPolicy",
     "check_free",
+    "environment",
     "find_runs",
     "is_run",
     "snapshot_name",
