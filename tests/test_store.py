@@ -598,8 +598,8 @@ def test_a_full_disk_says_what_was_lost_and_leaves_nothing_half_written(run: Pat
     monkeypatch.setattr(disk_module.os, "fsync", full)
     with pytest.raises(
         RunDirectoryError,
-        match=r"step_000000030\.safetensors: the snapshot of step 30 is lost \(No space left on device\); nothing "
-        r"half-written remains and what was recorded before is untouched\. Free some space",
+        match=r"step_000000030\.safetensors: the snapshot of step 30 is lost, and nothing of it is left "
+        r"\(No space left on device\); what was recorded before is untouched\. Free some space",
     ):
         writer.write_snapshot(snapshot_of(30, fixed=~EYE))
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -627,7 +627,7 @@ def test_a_file_size_limit_of_the_system_is_survived(tmp_path: Path):
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "run"], capture_output=True, text=True, check=True)
-    assert "the snapshot of step 1 is lost (File too large)" in done.stdout
+    assert "the snapshot of step 1 is lost, and nothing of it is left (File too large)" in done.stdout
     assert [path.name for path in (tmp_path / "run" / "masks").iterdir()] == [snapshot_name(0)]
     read_all(tmp_path / "run")
 
@@ -654,7 +654,7 @@ def test_files_are_synced_before_they_are_named_and_the_name_after(run: Path, mo
 def test_a_directory_that_was_removed_is_an_error_that_says_so(run: Path):
     writer = RunWriter(run, resume=True)
     shutil.rmtree(run)
-    with pytest.raises(RunDirectoryError, match=r"the snapshot of step 30 is lost \(No such file.*was removed"):
+    with pytest.raises(RunDirectoryError, match=r"the snapshot of step 30 is lost.*\(No such file.*was removed"):
         writer.write_snapshot(snapshot_of(30, fixed=EYE))
     with pytest.raises(RunDirectoryError, match=r"metrics.jsonl: a line of metrics is lost \(No such file"):
         writer.append_metrics({"step": 30})

@@ -53,8 +53,7 @@ def explain_disk_errors(path: Path, loss: str) -> Iterator[None]:
     except OSError as error:
         cure = _CURES.get(error.errno or 0, "mend this, then go on with resume=True")
         raise RunDirectoryError(
-            f"{path}: {loss} ({error.strerror or error}); nothing half-written remains and what was recorded before "
-            f"is untouched. {cure}"
+            f"{path}: {loss} ({error.strerror or error}); what was recorded before is untouched. {cure}"
         ) from error
 
 

@@ -227,7 +227,7 @@ class RunWriter:
                 "steps ascend. To go on from an earlier step, rewind to it first"
             )
         encoded = encode_snapshot(snapshot, self._held, run_id=self.run_id, weights=weights)
-        with explain_disk_errors(path, f"the snapshot of step {snapshot.step} is lost"):
+        with explain_disk_errors(path, f"the snapshot of step {snapshot.step} is lost, and nothing of it is left"):
             write_atomically(path, encoded.data)
         self._held = dict(encoded.held)
         self._newest = snapshot.step
