@@ -129,7 +129,7 @@ class MaskRecorder:
             raise UsageError(f"every: expected 1 or more optimizer steps, found {every}; leave it out for each step")
         if queue_size < 1:
             raise UsageError(f"queue_size: expected 1 or more snapshots, found {queue_size}")
-        self.run_dir = Path(run_dir)
+        self.run_dir = Path(run_dir).absolute()  # some training scripts change the working directory
         self.source = source
         self.layers = layers
         self.every = every

@@ -637,6 +637,15 @@ def test_snapshot_of_something_else_than_a_mapping_is_refused(tmp_path: Path):
         recorder.snapshot(0, nn.Linear(2, 2))
 
 
+def test_a_change_of_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with MaskRecorder("run") as recorder:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        recorder.snapshot(0, {"fc": EYE})
+    assert RunReader(tmp_path / "run").steps == [0]
+
+
 def test_the_epoch_set_in_the_loop_is_recorded(tmp_path: Path):
     model, optimizer = make_model()
     with MaskRecorder(tmp_path / "run", on_change=False).attach(model, optimizer) as recorder:

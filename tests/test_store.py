@@ -310,6 +310,18 @@ def test_runs_are_found_below_a_directory(tmp_path: Path):
     assert not is_run(tmp_path)
 
 
+def test_a_header_without_end_is_refused_before_it_is_read(run: Path):
+    with (run / "sift.json").open("ab") as file:
+        file.truncate(1 << 29)  # a hole: it takes no space
+    with pytest.raises(DamagedStoreError, match=r"sift\.json: is larger than 256 MiB"):
+        RunReader(run)
+
+
+def test_a_name_that_the_file_system_cannot_hold_is_an_error_that_says_so(tmp_path: Path):
+    with pytest.raises(RunDirectoryError, match=r"\(File name too long\).*Choose a shorter name"):
+        RunWriter(tmp_path / ("x" * 300))
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b'{"format": "sift-mask/9"}'])
 def test_a_damaged_header_of_the_run_is_named(run: Path, content):
     (run / "sift.json").write_bytes(content)

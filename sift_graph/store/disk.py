@@ -58,6 +58,7 @@ def explain_disk_errors(path: Path, loss: str) -> Iterator[None]:
 
 
 _CURES = {
+    errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ENOSPC: "Free some space, record less often or without weights, then go on with resume=True",
     errno.EDQUOT: "Free some of the quota, record less often or without weights, then go on with resume=True",
     errno.EROFS: "Choose a directory that can be written to",
