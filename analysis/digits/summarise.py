@@ -43,8 +43,9 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     for (family, sparsity, method), cell in frame.groupby(["family", "sparsity", "method"]):
         mean, low, high = interval(cell["val_accuracy"].to_numpy())
         deviation = float(cell["val_accuracy"].std(ddof=1))
-        rows.append((family, sparsity, method, len(cell), mean, low, high, deviation, cell["loss"].mean()))
-    columns = ["family", "sparsity", "method", "n", "accuracy", "low", "high", "std", "train loss"]
+        others = cell["val_accuracy"].median(), cell["loss"].mean(), cell["itop_rate"].mean()
+        rows.append((name((str(family), float(sparsity), str(method))), len(cell), mean, low, high, deviation, *others))
+    columns = ["model", "n", "accuracy", "low", "high", "std", "median", "train loss", "ITOP rate"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -81,8 +82,10 @@ def name(cell: tuple[str, float, str]) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, numbers to four digits after the point."""
-    text = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value))
+    """A table in Markdown: p values to two digits, other numbers to four after the point."""
+    text = table.map(lambda value: f"{value:.4f}" if isinstance(value, float) else str(value)).replace("nan", "")
+    for column in table.columns[table.columns.str.startswith("p")]:
+        text[column] = [f"{value:.2g}" for value in table[column]]
     lines = ["| " + " | ".join(text.columns) + " |", "|" + "---|" * len(text.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in text.itertuples(index=False)]
     return "\n".join(lines)
