@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "sift-graph"
 author = "The sift-graph developers"
-copyright = "the sift-graph developers"  # noqa: A001
+copyright = "the sift-graph developers"
 version = release = sift_graph.__version__
 
 extensions = [

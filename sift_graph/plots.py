@@ -313,6 +313,8 @@ def correlation_forest(
             ax.plot(shown["estimate"], y, marker, color=colour, markersize=5, label=words)
         ax.set_yticks(range(len(names)), [label(name, short=True) for name in names])
         ax.set_ylim(len(names) - 0.5, -0.5)
+        if "mean_density" in names[1:]:  # the confounder stands apart
+            ax.axhline(names.index("mean_density") - 0.5, color=MUTED, linewidth=0.6, linestyle=":")
         ax.grid(False, axis="y")
         ax.set_ylabel("")
         add_legend(ax, right=True)

@@ -114,7 +114,8 @@ def encode_snapshot(
         "wall_time": time.time() if math.isnan(snapshot.wall_time) else snapshot.wall_time,
         "layers": entries,
     }
-    data = save(tensors, metadata={"sift": json.dumps(header, allow_nan=False)})
+    text = json.dumps(header, allow_nan=False)
+    data = save(tensors, metadata={"sift": text, "xxh3": xxhash.xxh3_128_hexdigest(text.encode())})
     return EncodedSnapshot(data, now)
 
 
@@ -148,13 +149,17 @@ def read_header(path: Path) -> dict[str, Any]:
         If the file is missing, truncated, or its header is not one of this format.
     """
     with _open(path) as file:
-        try:
-            header = json.loads((file.metadata() or {})["sift"])
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise DamagedStoreError(
-                f"{path}: has no readable 'sift' header ({type(error).__name__}: {str(error)[:80]}); "
-                "it was altered, or not written by sift-graph"
-            ) from error
+        metadata = file.metadata() or {}
+    text = metadata.get("sift", "")
+    if "xxh3" in metadata and xxhash.xxh3_128_hexdigest(text.encode()) != metadata["xxh3"]:
+        raise DamagedStoreError(f"{path}: its header does not match its hash; the file was altered")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedStoreError(
+            f"{path}: has no readable 'sift' header ({type(error).__name__}: {str(error)[:80]}); "
+            "it was altered, or not written by sift-graph"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or not isinstance(header.get("layers"), list):
         found = header.get("format") if isinstance(header, dict) else type(header).__name__
         raise DamagedStoreError(f"{path}: expected a header of format {FORMAT!r}, found {str(found)[:80]!r}")
