@@ -114,6 +114,7 @@ class Run:
         steps: str | Iterable[int] | None = None,
         metrics: str | Iterable[str] | None = None,
         jobs: int = 1,
+        scheduler: str | None = None,
         force: bool = False,
         progress: Progress | None = None,
     ) -> pd.DataFrame:
@@ -121,7 +122,7 @@ class Run:
 
         Parameters
         ----------
-        layers, steps, metrics, jobs, force, progress
+        layers, steps, metrics, jobs, scheduler, force, progress
             As :func:`sift_graph.table.analyze_runs`.
 
         Returns
@@ -130,7 +131,16 @@ class Run:
             One row per (step, layer). ``attrs`` holds ``failures`` and ``warnings``.
         """
         return as_frame(
-            _analyze(self.path, layers=layers, steps=steps, metrics=metrics, jobs=jobs, force=force, progress=progress)
+            _analyze(
+                self.path,
+                layers=layers,
+                steps=steps,
+                metrics=metrics,
+                jobs=jobs,
+                scheduler=scheduler,
+                force=force,
+                progress=progress,
+            )
         )
 
     def network(self, **options: Any) -> pd.DataFrame:
@@ -199,7 +209,7 @@ def analyze(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     ----------
     path : path
     **options
-        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, force, progress.
+        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, progress.
 
     Returns
     -------

@@ -65,6 +65,7 @@ def analyze_runs(
     steps: str | Iterable[int] | None = None,
     metrics: str | Iterable[str] | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
@@ -82,6 +83,8 @@ def analyze_runs(
         Names from ``METRICS``; all by default.
     jobs : int
         Worker processes, of one thread each.
+    scheduler : str, optional
+        Address of a running Dask cluster that does the work instead; see :func:`sift_graph.work.run_units`.
     force : bool
         Compute again what was kept.
     progress : callable, optional
@@ -135,7 +138,7 @@ def analyze_runs(
             raise unfit[0]
         for plan in plans:
             plan.settle()
-        for done, (unit, values, message) in enumerate(run_units(units, jobs=jobs), start=1):
+        for done, (unit, values, message) in enumerate(run_units(units, jobs=jobs, scheduler=scheduler), start=1):
             plans[unit.run].take(unit, values, message)
             if progress is not None:
                 progress(done, len(units))

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -345,14 +346,69 @@ def mask_names(names: Iterable[str]) -> list[str]:
     return [name for name in names if METRICS[name].needs == "mask"]
 
 
-def run_units(units: Sequence[Unit], *, jobs: int) -> Iterator[tuple[Unit, dict[str, Any] | None, str]]:
-    """Measure units, the costly ones first, in this process or in `jobs` others; results come as they are ready."""
+def run_units(
+    units: Sequence[Unit], *, jobs: int = 1, scheduler: str | None = None
+) -> Iterator[tuple[Unit, dict[str, Any] | None, str]]:
+    """Measure units, the costly ones first: here, in `jobs` processes, or on a running Dask cluster.
+
+    Parameters
+    ----------
+    units : sequence of Unit
+    jobs : int
+        Worker processes on this machine; 1, or too little work to share, stays in this process.
+    scheduler : str, optional
+        Address of a Dask scheduler, whose workers reach the run directories under the same paths. A unit whose
+        worker dies is measured by another one.
+
+    Yields
+    ------
+    Unit, dict or None, str
+        As :func:`measure_unit`, as they are ready.
+
+    Raises
+    ------
+    UsageError
+        If no scheduler answers, or dask is not installed.
+    """
     ordered = sorted(units, key=lambda unit: -unit.cost)
-    if jobs == 1 or len(ordered) < 2 or sum(unit.cost for unit in ordered) < INLINE_SECONDS:
+    if scheduler is None and (jobs == 1 or len(ordered) < 2 or sum(u.cost for u in ordered) < INLINE_SECONDS):
         yield from map(measure_unit, ordered)
         return
     from joblib import Parallel, delayed, parallel_config
 
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(measure_unit)(u) for u in ordered)
-        yield from results
+    with ExitStack() as stack:
+        if scheduler is None:
+            stack.enter_context(parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1))
+        else:
+            stack.enter_context(dask_client(scheduler))
+            stack.enter_context(parallel_config(backend="dask"))
+        yield from Parallel(return_as="generator_unordered")(delayed(measure_unit)(unit) for unit in ordered)
+
+
+def dask_client(address: str) -> Any:
+    """Connect to a Dask scheduler.
+
+    Parameters
+    ----------
+    address : str
+        For instance ``"tcp://10.0.0.1:8786"``.
+
+    Returns
+    -------
+    dask.distributed.Client
+
+    Raises
+    ------
+    UsageError
+        If nothing answers there, or dask is not installed.
+    """
+    try:
+        from dask.distributed import Client
+    except ModuleNotFoundError as error:
+        raise UsageError(f"a scheduler needs {error.name}; pip install 'sift-graph[dask]'") from error
+    try:
+        return Client(address, timeout="10s")  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
+        ) from error

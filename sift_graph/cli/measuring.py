@@ -41,6 +41,10 @@ MetricsOption = Annotated[
     typer.Option("--metrics", help="Only these metrics, commas between. Default: all.", rich_help_panel="Metrics"),
 ]
 JobsOption = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.", rich_help_panel="Compute")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Address of a running Dask cluster to work on.", rich_help_panel="Compute"),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Compute again what was kept.", rich_help_panel="Compute")]
 
 
@@ -51,6 +55,7 @@ def run_analysis(
     steps: str | None = None,
     metrics: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
     force: bool = False,
 ) -> Analysis:
     """Analyze with a progress bar, and write the tables beside each run and, for several, beside them all."""
@@ -60,7 +65,14 @@ def run_analysis(
 
     with progress_bar("measuring") as progress:
         analysis = analyze_runs(
-            path, layers=layers, steps=steps, metrics=metrics, jobs=jobs, force=force, progress=progress
+            path,
+            layers=layers,
+            steps=steps,
+            metrics=metrics,
+            jobs=jobs,
+            scheduler=scheduler,
+            force=force,
+            progress=progress,
         )
     partial = layers is not None or steps not in (None, "all")
     if partial:  # the kept tables are those of the whole run
@@ -103,6 +115,7 @@ def analyze(
     steps: StepsOption = "all",
     metrics: MetricsOption = None,
     jobs: JobsOption = 1,
+    scheduler: SchedulerOption = None,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +124,9 @@ def analyze(
     Prints the last snapshot, with the trend over training; writes layers.csv, layers.parquet, network.csv,
     summary.json and figures to RUN_DIR/analysis. Run again, it computes only what is missing.
     """
-    analysis = run_analysis(run_dir, layers=layers, steps=steps, metrics=metrics, jobs=jobs, force=force)
+    analysis = run_analysis(
+        run_dir, layers=layers, steps=steps, metrics=metrics, jobs=jobs, scheduler=scheduler, force=force
+    )
     if as_json:
         failed = [str(failure) for failure in analysis.failures]
         print_json(

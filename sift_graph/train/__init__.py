@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from sift_graph.train.loop import run as run
     from sift_graph.train.models import MODELS as MODELS
     from sift_graph.train.result import RunResult as RunResult
-    from sift_graph.train.sweep import SweepResult as SweepResult
-    from sift_graph.train.sweep import load_study as load_study
-    from sift_graph.train.sweep import sweep as sweep
+    from sift_graph.train.study import SweepResult as SweepResult
+    from sift_graph.train.study import load_study as load_study
+    from sift_graph.train.study import sweep as sweep
 
 _HOME = {
     "DATASETS": "data",
     "MODELS": "models",
     "Config": "config",
     "RunResult": "result",
-    "SweepResult": "sweep",
+    "SweepResult": "study",
     "describe": "build",
     "load_config": "config_file",
-    "load_study": "sweep",
+    "load_study": "study",
     "run": "loop",
-    "sweep": "sweep",
+    "sweep": "study",
     "to_toml": "config_file",
 }
 

@@ -10,6 +10,7 @@ from torch import nn
 from sift_graph.errors import UsageError
 from sift_graph.ift import FAMILIES, LayerPlan, Plan, plan
 from sift_graph.sparsify import MaskSet, Schedule, layer_counts
+from sift_graph.train.check import checked
 from sift_graph.train.config import Config
 from sift_graph.train.data import DATASETS
 from sift_graph.train.models import MODELS
@@ -79,7 +80,7 @@ class Blueprint:
 def build_dense(config: Config, width: int) -> nn.Module:
     """Build the dense model of a width, as the configuration has it otherwise."""
     data = DATASETS[config.data.name]
-    return MODELS[config.model.name](width, data.shape, data.classes, config.model.depths)
+    return MODELS[config.model.name].build(width, data.shape, data.classes, config.model.depths)
 
 
 def build_model(config: Config) -> nn.Module:
@@ -164,7 +165,7 @@ def describe(config: Config) -> dict[str, Any]:
     >>> what["macs"] / what["macs_dense"] == what["ratio"], round(what["ratio"], 3)
     (True, 1.0)
     """
-    found = blueprint(config)
+    found = blueprint(checked(config))
     table = found.layer_table()
     masked = [row for row in table if row["masked"]]
     sizes = {cost.name: cost.weights for cost in found.plan.transformed.values()}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
 
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.ift.families import FAMILIES, ROUNDINGS
@@ -12,10 +15,10 @@ from sift_graph.train.data import DATASETS
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES
 
-__all__ = ["check"]
+__all__ = ["checked"]
 
 
-def check(config: Config, *, where: str = "") -> None:
+def checked(config: Config, *, where: str = "") -> Config:
     """Refuse a configuration that names what does not exist, or whose values do not fit.
 
     Parameters
@@ -23,6 +26,11 @@ def check(config: Config, *, where: str = "") -> None:
     config : Config
     where : str
         Begins the error messages.
+
+    Returns
+    -------
+    Config
+        The same, with what was left to the model filled in.
 
     Raises
     ------
@@ -49,7 +57,7 @@ def check(config: Config, *, where: str = "") -> None:
             "at least 0 and below 1, a fraction of zeros",
         ),
         ("seed", config.seed >= 0, config.seed, "0 or more"),
-        ("model.width", config.model.width >= 1, config.model.width, "1 or more"),
+        ("model.width", config.model.width >= 0, config.model.width, "1 or more, or 0 for the model's own"),
         (
             "model.depths",
             all(n >= 1 for n in config.model.depths),
@@ -76,6 +84,7 @@ def check(config: Config, *, where: str = "") -> None:
     for key, good, found, expected in bounds:
         if not good:
             raise UsageError(f"{where}{key}: expected {expected}, found {found}")
+    check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
     if not FAMILIES[config.family].is_masked and config.sparsity:
@@ -83,6 +92,18 @@ def check(config: Config, *, where: str = "") -> None:
             f"{where}sparsity: the family {config.family!r} has sparsity 0, found {config.sparsity}; "
             "choose a sparse family (--family sparse_wide) or leave the sparsity out"
         )
+    own = MODELS[config.model.name]
+    model = replace(config.model, width=config.model.width or own.width, depths=config.model.depths or own.depths)
+    return replace(config, model=model)
+
+
+def check_device(device: str, where: str) -> None:
+    """Refuse a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch built without CUDA
+        first = str(error).splitlines()[0]
+        raise UsageError(f"{where}training.device: cannot use {device!r} ({first}); expected cpu or cuda") from error
 
 
 def check_name(key: str, value: str, known: Iterable[str], where: str) -> None:

@@ -25,13 +25,14 @@ class ModelConfig:
     name : str
         A key of ``sift_graph.train.MODELS``.
     width : int
-        Of the dense model: channels of the first stage of a resnet, units of a hidden layer of an mlp.
+        Of the dense model: channels of the first stage of a resnet, units of a hidden layer of an mlp; 0 for the
+        model's own default.
     depths : tuple of int
         Blocks in each stage of a resnet, hidden layers of an mlp; empty for the model's own default.
     """
 
     name: str = "resnet"
-    width: int = 16
+    width: int = 0
     depths: tuple[int, ...] = ()
 
 
@@ -70,7 +71,7 @@ class MaskConfig:
     width_rounding : str
         ``nearest`` or ``floor``: how a widened width becomes an integer.
     every : int
-        Optimizer updates between two mask updates.
+        Optimizer updates between two mask updates. The papers' 100 is for trainings of ten thousands of updates.
     begin : int
         Masks move after this update.
     stop : float
@@ -82,7 +83,7 @@ class MaskConfig:
     distribution: str = "uniform"
     compensate: bool = True
     width_rounding: str = "nearest"
-    every: int = 100
+    every: int = 20
     begin: int = 0
     stop: float = 0.75
     drop_fraction: float = 0.3

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sift_graph.errors import UsageError, did_you_mean
-from sift_graph.train.check import check
+from sift_graph.train.check import checked
 from sift_graph.train.config import Config
 
 __all__ = ["from_mapping", "load_config", "put", "read_toml", "to_toml"]
@@ -41,7 +41,7 @@ def load_config(path: str | os.PathLike[str] | None = None, sets: Iterable[str] 
     Returns
     -------
     Config
-        Checked.
+        Checked, with what was left to the model filled in.
 
     Raises
     ------
@@ -96,14 +96,13 @@ def put(values: dict[str, Any], name: str, value: Any, where: str) -> None:
     for table in tables:
         kind = field_types(cls).get(table)
         if kind is None or not dataclasses.is_dataclass(kind):
-            raise UsageError(f"{where}unknown config key {name!r}{did_you_mean(name, known_keys())}")
+            raise unknown_key(name, where)
         cls, target = kind, target.setdefault(table, {})
     kind = field_types(cls).get(last)
     if kind is None:
-        raise UsageError(f"{where}unknown config key {name!r}{did_you_mean(name, known_keys())}")
+        raise unknown_key(name, where)
     if dataclasses.is_dataclass(kind):
-        merged = _nested(Config, {last: value}, where) if not tables else {last: value}
-        target.setdefault(last, {}).update(merged[last])
+        target.setdefault(last, {}).update(_nested(Config, {last: value}, where)[last])
     else:
         target[last] = value
 
@@ -130,12 +129,19 @@ def field_types(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def known_keys() -> list[str]:
-    """Every dotted name of a configuration."""
-    names = []
-    for name, kind in field_types(Config).items():
-        names += [f"{name}.{inner}" for inner in field_types(kind)] if dataclasses.is_dataclass(kind) else [name]
-    return names
+def unknown_key(name: str, where: str) -> UsageError:
+    """Make the error for a name that does not exist; it suggests the same name in a table, or the nearest one."""
+    kinds = field_types(Config)
+    tables = {table: field_types(kind) for table, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+    table, _, last = name.rpartition(".")
+    elsewhere = [f"{other}.{last}" for other, fields in tables.items() if last in fields]
+    if elsewhere:
+        suggestion = f"; did you mean {elsewhere[0]!r}?"
+    elif table in tables:
+        suggestion = did_you_mean(name, [f"{table}.{field}" for field in tables[table]])
+    else:
+        suggestion = did_you_mean(name, kinds)
+    return UsageError(f"{where}unknown config key {name!r}{suggestion}")
 
 
 def from_mapping(values: Mapping[str, Any], *, where: str = "") -> Config:
@@ -158,8 +164,7 @@ def from_mapping(values: Mapping[str, Any], *, where: str = "") -> Config:
         If a name does not exist or a value does not fit.
     """
     config: Config = _build(Config, _nested(Config, values, where), "", where)
-    check(config, where=where)
-    return config
+    return checked(config, where=where)
 
 
 def _build(cls: Any, values: Mapping[str, Any], prefix: str, where: str) -> Any:
@@ -168,7 +173,7 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str, where: str) -> Any:
     for name, value in values.items():
         dotted = prefix + name
         if name not in kinds:
-            raise UsageError(f"{where}unknown config key {dotted!r}{did_you_mean(dotted, known_keys())}")
+            raise unknown_key(dotted, where)
         kind = kinds[name]
         if dataclasses.is_dataclass(kind):
             made[name] = _build(kind, value, f"{dotted}.", where)

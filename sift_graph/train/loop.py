@@ -27,6 +27,7 @@ from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.sparsify import METHODS, MaskSet
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
+from sift_graph.train.check import checked
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import to_toml
@@ -79,6 +80,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
     >>> result.steps, result.ratio
     (20, 1.0)
     """
+    config = checked(config)
     run_dir = Path(out)
     found = blueprint(config)
     if resume:

@@ -131,22 +131,29 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def one_run(base: Mapping[str, Any], chosen: Mapping[str, Any], seed: int, where: str) -> tuple[str, Config]:
-    """Name and configuration of one combination; a family without masks drops what concerns masks."""
-    merged = {**base, **chosen}
-    family = merged.get("family", "dense")
-    is_masked = family not in FAMILIES or FAMILIES[family].is_masked
-    if not is_masked:
-        merged = {name: value for name, value in merged.items() if name not in ("sparsity", "method")}
+    """Name and configuration of one combination; a family without masks drops what only masks are concerned by."""
+    merged = {**base, **chosen, "seed": seed}
+    family = FAMILIES.get(merged.get("family", "dense"))
+    if family is None or family.is_masked:
+        config = configured(merged, where)
+        parts = [config.family, f"s{config.sparsity:g}", config.method]
+    else:
+        masked = next(name for name in FAMILIES if FAMILIES[name].is_masked)
+        configured({**merged, "family": masked}, where)  # so that a slip in what is dropped is found
         chosen = {name: value for name, value in chosen.items() if not name.startswith("masks.")}
-        merged = {name: value for name, value in merged.items() if name in base or name in chosen}
+        merged = {**base, **chosen, "seed": seed}
+        config = configured({key: merged[key] for key in merged if key not in ("sparsity", "method")}, where)
+        parts = [config.family]
+    parts += [f"{name}={value}" for name, value in chosen.items() if name not in ("family", "sparsity", "method")]
+    return "-".join([*parts, f"seed{seed}"]).replace("/", "_").replace(" ", ""), config
+
+
+def configured(merged: Mapping[str, Any], where: str) -> Config:
+    """Make a configuration of dotted names."""
     values: dict[str, Any] = {}
     for name, value in merged.items():
         put(values, name, value, where)
-    put(values, "seed", seed, where)
-    config = from_mapping(values, where=where)
-    parts = [config.family, f"s{config.sparsity:g}", config.method] if is_masked else [config.family]
-    parts += [f"{name}={value}" for name, value in chosen.items() if name not in ("family", "sparsity", "method")]
-    return "-".join([*parts, f"seed{seed}"]).replace("/", "_").replace(" ", ""), config
+    return from_mapping(values, where=where)
 
 
 def sweep(
