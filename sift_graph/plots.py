@@ -303,7 +303,7 @@ def correlation_forest(
         views = (
             ("pooled", "pooled", MUTED, "o"),
             ("within sparsity", "within sparsity", PALETTE[0], "s"),
-            ("partial given mean_density", "given mean density", PALETTE[1], "D"),
+            ("partial given mean_density", "given density", PALETTE[1], "D"),
         )
         for place, (view, words, colour, marker) in enumerate(views):
             shown = rows[(rows["view"] == view) & rows["metric"].isin(names)].drop_duplicates("metric")

@@ -130,11 +130,12 @@ def cards(layers: pd.DataFrame, network: pd.DataFrame, correlations: pd.DataFram
     list of Card
         The bound, the comparison with a random mask, the link to accuracy, and how far the masks moved.
     """
-    last = last_snapshot(sparse_runs(layers))
+    rows = sparse_runs(layers)
+    last = last_snapshot(rows)
     has_accuracy = any(name in network and network[name].notna().any() for name in (f"final_{target}", target))
     found = [
         _bound(last),
-        _excess(last),
+        _excess(rows, last),
         _link(correlations, target, network["run"].nunique(), has_accuracy),
         _movement(last),
     ]
@@ -160,36 +161,41 @@ def _bound(last: pd.DataFrame) -> Card | None:
     )
 
 
-def _excess(last: pd.DataFrame) -> Card | None:
-    """Compare the normalised gap with that of a random mask."""
+def _excess(rows: pd.DataFrame, last: pd.DataFrame) -> Card | None:
+    """Compare the normalised gap with that of a random mask, and with the run's own first mask."""
     if "excess_gap" not in last or not last["excess_gap"].notna().any():
         return None
-    per_run = last.groupby("run")["excess_gap"].mean().dropna().to_numpy()
-    mean, half = float(per_run.mean()), half_width(per_run, 0.95)
+    per_run = last.groupby("run")["excess_gap"].mean().dropna()
+    mean, half = float(per_run.mean()), half_width(per_run.to_numpy(), 0.95)
     if len(per_run) < 2:
-        words = f"Masks lie {'above' if mean > 0 else 'below'} the random value; one run allows no interval."
+        words = f"{'Above' if mean > 0 else 'Below'} the random reference; one run allows no interval."
     elif abs(mean) <= half:
-        words = "On average not distinguishable from random masks of the same densities."
+        words = "On average not distinguishable from the random reference."
     elif mean > 0:
-        words = "On average the masks expand better than random masks of the same densities."
+        words = "On average the masks expand better than the random reference of their density."
     else:
-        words = "On average the masks expand worse than random masks of the same densities: degrees are uneven."
-    gap, random = (
-        last["ramanujan_gap_norm"].mean(),
-        last["random_gap_norm"].mean() if "random_gap_norm" in last else math.nan,
-    )
-    lines = []
+        words = (
+            "On average the masks expand worse than the random reference: uneven degrees, or layers too small for it."
+        )
+    first = rows[rows["step"] == rows.groupby("run")["step"].transform("min")].groupby("run")["excess_gap"].mean()
+    changes = (per_run - first).dropna()
+    lines, moved = [], []
     for method in methods_in_order(levels(last, "method")):
-        values = last[last["method"] == method].groupby("run")["excess_gap"].mean().dropna().to_numpy()
+        runs = last.loc[last["method"] == method, "run"].unique()
+        values, change = per_run[per_run.index.isin(runs)], changes[changes.index.isin(runs)]
         if len(values):
-            lines.append((str(method), _interval(values)))
+            lines.append((str(method), _interval(values.to_numpy())))
+        if len(change) and change.abs().max() > 1e-12:
+            moved.append((f"{method}, change since the first mask", _interval(change.to_numpy())))
+    gap = last["ramanujan_gap_norm"].mean() if "ramanujan_gap_norm" in last else math.nan
+    random = last["random_gap_norm"].mean() if "random_gap_norm" in last else math.nan
     return Card(
         "excess",
         "Against a random mask",
         signed(mean),
         f"{_bracket(mean, half)} mean excess gap",
-        f"{words} Normalised gap {number(gap)}, random reference {number(random)}.",
-        lines=tuple(lines) if len(lines) > 1 else (),
+        f"{words} Normalised gap {number(gap)}, reference {number(random)}.",
+        lines=(*(lines if len(lines) > 1 else ()), *moved),
     )
 
 

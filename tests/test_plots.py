@@ -185,7 +185,7 @@ def test_hostile_layer_name_is_shortened_and_never_read_as_mathematics():
 def test_forest_shows_the_three_views_beside_each_other():
     ax = plots.correlation_forest(TABLE)
     shown = {line.get_label(): line for line in ax.get_lines()}
-    assert {"pooled", "within sparsity", "given mean density"} <= set(shown)
+    assert {"pooled", "within sparsity", "given density"} <= set(shown)
     pooled = TABLE[(TABLE["view"] == "pooled") & (TABLE["statistic"] == "spearman")]
     np.testing.assert_allclose(shown["pooled"].get_xdata(), pooled["estimate"])
     assert [tick.get_text() for tick in ax.get_yticklabels()][-1] == "mean layer density"

@@ -122,7 +122,9 @@ def test_every_card_states_its_uncertainty(study):
     assert "beyond" in found["bound"].text
     assert sum(share for _, share in found["bound"].bar) == pytest.approx(1)
     assert re.search(r"\[−0\.\d+, −0\.\d+\] mean excess gap", found["excess"].unit)
-    assert [name for name, _ in found["excess"].lines] == ["static", "set", "rigl"]
+    lines = [name for name, _ in found["excess"].lines]
+    assert lines[:3] == ["static", "set", "rigl"]
+    assert lines[3:] == ["set, change since the first mask", "rigl, change since the first mask"]
     assert re.search(r"\[.\d\.\d\d, .\d\.\d\d\] pooled", found["link"].unit)
     assert [name for name, _ in found["link"].lines][:2] == ["at fixed sparsity", "given mean density"]
     assert "strongest of 10 metrics" in found["link"].text
@@ -143,6 +145,8 @@ def test_excess_card_gives_the_mean_over_runs(study):
     (card,) = [c for c in cards(layers, network, None, "val_accuracy") if c.name == "excess"]
     last = layers[(layers["step"] == 100) & (layers["family"] != "dense")]
     assert card.value == signed(last.groupby("run")["excess_gap"].mean().mean())
+    rigl = layers[(layers["method"] == "rigl")].groupby(["run", "step"])["excess_gap"].mean().unstack()
+    assert dict(card.lines)["rigl, change since the first mask"].startswith(signed((rigl[100] - rigl[0]).mean()))
 
 
 def test_accuracy_that_is_not_recorded_is_said(tmp_path):
