@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sift_graph.correlate import conclude
-from sift_graph.plot_frames import half_width, levels, methods_in_order
+from sift_graph.plot_frames import MIN_FOR_INTERVAL, half_width, levels, methods_in_order
 from sift_graph.plots import label
 from sift_graph.report_figures import sparse_runs
 
@@ -167,16 +167,16 @@ def _excess(rows: pd.DataFrame, last: pd.DataFrame) -> Card | None:
         return None
     per_run = last.groupby("run")["excess_gap"].mean().dropna()
     mean, half = float(per_run.mean()), half_width(per_run.to_numpy(), 0.95)
-    if len(per_run) < 2:
-        words = f"{'Above' if mean > 0 else 'Below'} the random reference; one run allows no interval."
+    if len(per_run) < MIN_FOR_INTERVAL:
+        words = (
+            f"{'Above' if mean > 0 else 'Below'} the random reference; too few runs ({per_run.size}) for an interval."
+        )
     elif abs(mean) <= half:
         words = "On average not distinguishable from the random reference."
     elif mean > 0:
         words = "On average the masks expand better than the random reference of their density."
     else:
-        words = (
-            "On average the masks expand worse than the random reference: uneven degrees, or layers too small for it."
-        )
+        words = "On average the masks expand worse than the random reference: uneven degrees, or small layers."
     first = rows[rows["step"] == rows.groupby("run")["step"].transform("min")].groupby("run")["excess_gap"].mean()
     changes = (per_run - first).dropna()
     lines, moved = [], []

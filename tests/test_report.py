@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import math
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from sift_graph.correlate import correlate
 from sift_graph.errors import UsageError
 from sift_graph.report import write_figures, write_report
 from sift_graph.report_cards import cards, facts, number, percent, signed
+from sift_graph.report_figures import MAX_PANELS, drawings
 from sift_graph.report_table import MAX_ROWS, layer_table
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -163,7 +165,7 @@ def test_accuracy_that_is_not_recorded_is_said(tmp_path):
 def test_single_run_gives_a_whole_report(tmp_path):
     layers = layers_frame(families=["sparse_wide"], sparsities=[0.9], methods=["rigl"], seeds=[0])
     page = read(write_report(layers, network_frame(layers, target=None), tmp_path / "r.html"))
-    assert "one run allows no interval" in page.text
+    assert "too few runs (1) for an interval" in page.text
     assert {"card-bound", "card-excess", "card-movement", "gap", "weighted", "profile", "table"} <= set(page.ids)
     assert not {"nan", "None", "inf"} & set(page.text.split())
 
@@ -308,15 +310,33 @@ def test_figures_are_written_as_files_that_are_the_same_each_time(study, tmp_pat
 
 
 def test_panels_of_one_quantity_share_their_scale(study):
-    from sift_graph.report_figures import drawings
-
     limits = {drawing.ax.get_ylim() for drawing in drawings(study[0], study[1]) if drawing.section == "gap"}
     assert len(limits) == 1
 
 
-def test_many_families_and_sparsities_do_not_make_many_panels():
-    from sift_graph.report_figures import MAX_PANELS, drawings
+def test_one_run_far_above_the_others_makes_a_logarithmic_scale(study):
+    layers, network, _ = study
+    wild = layers["run"] == "sparse_wide-0.9-rigl-0"
+    layers = layers.assign(weighted_spectral_gap=layers["weighted_spectral_gap"].mask(wild, 900.0))
+    scales = {d.ax.get_yscale() for d in drawings(layers, network) if d.section == "weighted"}
+    assert scales == {"log"}
+    assert {d.ax.get_yscale() for d in drawings(layers, network) if d.section == "gap"} == {"linear"}
 
+
+def test_wide_band_does_not_flatten_the_lines(study):
+    layers, network, _ = study
+    shift = layers["seed"].map({0: -5.0, 1: 0.0, 2: 5.0})
+    panels = [
+        d
+        for d in drawings(layers.assign(ramanujan_gap_norm=layers["ramanujan_gap_norm"] + shift), network)
+        if d.section == "gap"
+    ]
+    low, high = panels[0].ax.get_ylim()
+    assert high - low < 1.0
+    assert panels[0].ax.collections[0].get_paths()[0].get_extents().height > 10
+
+
+def test_many_families_and_sparsities_do_not_make_many_panels():
     layers = layers_frame(families=[f"family{i}" for i in range(5)], sparsities=[0.5, 0.6, 0.7, 0.8, 0.9], steps=[0, 1])
     gap = [d for d in drawings(layers, network_frame(layers)) if d.section == "gap"]
     assert 1 < len(gap) <= MAX_PANELS
@@ -340,8 +360,6 @@ def test_numbers_have_real_minus_signs_and_dashes():
 
 
 def test_report_needs_no_pyplot():
-    import subprocess
-
     code = "import sys, sift_graph.report; assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
