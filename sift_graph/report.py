@@ -112,7 +112,7 @@ def write_report(
         else [_typeset(s).partition(": ") for s in conclusions(correlations).values()],
         "n_runs": layers["run"].nunique(),
         "dense_left_out": len(sparse_runs(layers)) < len(layers),
-        "table": layer_table(layers),
+        "table": layer_table(sparse_runs(layers)),
         "warnings": [_short(clean(text), 1000) for text in warnings[:MAX_WARNINGS]],
         "more_warnings": max(0, len(warnings) - MAX_WARNINGS),
         "catalogue": [

@@ -35,14 +35,15 @@ def number(value: Any, digits: int = 3) -> str:
     """Write a number with a real minus sign; a dash where there is none."""
     if value is None or not math.isfinite(float(value)):
         return "–"
-    return f"{float(value):.{digits}f}".replace("-", "−")
+    return f"{float(value):z.{digits}f}".replace("-", "−")
 
 
 def signed(value: Any, digits: int = 3) -> str:
-    """Write a number with its sign always."""
+    """Write a number with its sign, which zero has none of."""
     if value is None or not math.isfinite(float(value)):
         return "–"
-    return f"{float(value):+.{digits}f}".replace("-", "−")
+    text = f"{float(value):+z.{digits}f}".replace("-", "−")
+    return text if text.strip("+0.") else text[1:]
 
 
 def percent(share: float) -> str:
@@ -83,7 +84,7 @@ def facts(layers: pd.DataFrame, network: pd.DataFrame, target: str) -> list[tupl
         ("layers", f"{names}"),
         ("snapshots", f"{snapshots}"),
     ]
-    found += [("families", _join(layers, "family")), ("methods", _join(layers, "method"))]
+    found += [("families", _join(layers, "family")), ("methods", _join(sparse_runs(layers), "method"))]
     sparsities = levels(sparse_runs(layers), "sparsity")
     if sparsities:
         found.append(("sparsities", _shorten(f"{value:g}" for value in sparsities)))

@@ -355,6 +355,7 @@ def test_facts_count_what_there_is(study):
 def test_numbers_have_real_minus_signs_and_dashes():
     assert number(-0.1234) == "−0.123"
     assert signed(0.5, 1) == "+0.5"
+    assert signed(-0.0001, 2) == signed(0.0, 2) == number(-0.0001, 2) == "0.00"
     assert number(math.nan) == signed(None) == "–"
     assert [percent(share) for share in (0, 0.001, 0.5, 0.999, 1)] == ["0 %", "< 1 %", "50 %", "> 99 %", "100 %"]
 
@@ -466,7 +467,7 @@ def test_page_works_without_scripts(browser, report):
     try:
         assert browser.find_element(By.ID, "card-excess").is_displayed()
         assert browser.find_elements(By.CSS_SELECTOR, "#layers thead button") == []
-        assert len(browser.find_elements(By.CSS_SELECTOR, "#layers tbody tr")) == 120
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#layers tbody tr")) == 108
         assert browser.find_element(By.CSS_SELECTOR, "#gap svg").is_displayed()
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
