@@ -15,6 +15,7 @@ from sift_graph.plot_style import MUTED, PALETTE, method_colour, plain
 
 __all__ = [
     "LINES",
+    "MIN_FOR_INTERVAL",
     "band",
     "finite",
     "groups",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 LINES = ("-", "--", ":", "-.")
+# Of two values the interval is 12.7 standard errors wide: it would say nothing, and set the scale of the figure.
+MIN_FOR_INTERVAL = 3
 _ORDER = {"dense": 0, "static": 1, "set": 2, "rigl": 3, "gse": 4}
 
 
@@ -123,7 +126,7 @@ def line_with_band(ax: Axes, rows: pd.DataFrame, metric: str, confidence: float,
 
 
 def band(ax: Axes, wide: pd.DataFrame, confidence: float, **kind: Any) -> None:
-    """Draw the row means of a table of runs with a Student interval."""
+    """Draw the row means of a table of runs with a Student interval, or with each run where they are two."""
     wide = wide.replace([np.inf, -np.inf], np.nan).dropna(how="all")
     if len(wide) > 400:  # more points than pixels
         wide = wide.iloc[np.unique(np.linspace(0, len(wide) - 1, 400).round().astype(int))]
@@ -132,13 +135,16 @@ def band(ax: Axes, wide: pd.DataFrame, confidence: float, **kind: Any) -> None:
     x, mean = wide.index.to_numpy(dtype=float), wide.mean(axis=1).to_numpy(dtype=float)
     half = np.array([half_width(row[np.isfinite(row)], confidence) for row in wide.to_numpy(dtype=float)])
     ax.plot(x, mean, **kind)
+    if 1 < wide.shape[1] < MIN_FOR_INTERVAL:  # each run for itself
+        for run in wide.columns:
+            ax.plot(x, wide[run].to_numpy(dtype=float), color=kind["color"], alpha=0.35, linewidth=0.8)
     if (half > 0).any():
         ax.fill_between(x, mean - half, mean + half, color=kind["color"], alpha=0.16, linewidth=0)
 
 
 def half_width(values: np.ndarray, confidence: float) -> float:
-    """Half the Student interval of a mean; 0 for fewer than two values."""
-    if len(values) < 2:
+    """Half the Student interval of a mean; 0 for fewer than `MIN_FOR_INTERVAL` values."""
+    if len(values) < MIN_FOR_INTERVAL:
         return 0.0
     quantile = stats.t.ppf(0.5 + confidence / 2, len(values) - 1)
     return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))

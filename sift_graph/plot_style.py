@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,9 +192,12 @@ def svg_text(drawing: Figure | Axes) -> str:
     """
     figure: Any = drawing if isinstance(drawing, Figure) else drawing.figure
     figure = figure if isinstance(figure, Figure) else figure.figure  # of a subfigure
-    with style():
+    box = None if figure.get_label() == _OWN else "tight"  # the layout of our own figures has no loose ends
+    with style(), warnings.catch_warnings():
+        # Text stays text: a script that the font at hand lacks is shown by the font of the reader.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
     return buffer.getvalue()
 
 

@@ -91,7 +91,7 @@ def gap_over_time(
     reference : bool
         Add the value of a random mask of the same densities, :math:`1 - \sqrt{1 - p}` (0 for the excess gap).
     confidence : float
-        Coverage of the band, a Student interval for the mean over runs; none is drawn for a single run.
+        Coverage of the band, a Student interval for the mean over three or more runs; of two, both are drawn.
     ax : Axes, optional
         Where to draw; by default new Axes.
 
@@ -303,7 +303,7 @@ def correlation_forest(
         views = (
             ("pooled", "pooled", MUTED, "o"),
             ("within sparsity", "within sparsity", PALETTE[0], "s"),
-            ("partial given mean_density", "given mean density", PALETTE[1], "D"),
+            ("partial given mean_density", "given density", PALETTE[1], "D"),
         )
         for place, (view, words, colour, marker) in enumerate(views):
             shown = rows[(rows["view"] == view) & rows["metric"].isin(names)].drop_duplicates("metric")

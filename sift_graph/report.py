@@ -28,7 +28,7 @@ from sift_graph.errors import UsageError
 from sift_graph.metrics import DYNAMICS, METRICS
 from sift_graph.plots import save_svg
 from sift_graph.report_cards import cards, facts
-from sift_graph.report_figures import drawings, inline_svg
+from sift_graph.report_figures import drawings, inline_svg, sparse_runs
 from sift_graph.report_table import clean, layer_table
 from sift_graph.store import write_atomically
 
@@ -110,7 +110,9 @@ def write_report(
         "conclusions": []
         if correlations is None
         else [_typeset(s).partition(": ") for s in conclusions(correlations).values()],
-        "table": layer_table(layers),
+        "n_runs": layers["run"].nunique(),
+        "dense_left_out": len(sparse_runs(layers)) < len(layers),
+        "table": layer_table(sparse_runs(layers)),
         "warnings": [_short(clean(text), 1000) for text in warnings[:MAX_WARNINGS]],
         "more_warnings": max(0, len(warnings) - MAX_WARNINGS),
         "catalogue": [

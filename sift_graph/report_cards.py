@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sift_graph.correlate import conclude
-from sift_graph.plot_frames import half_width, levels, methods_in_order
+from sift_graph.plot_frames import MIN_FOR_INTERVAL, half_width, levels, methods_in_order
 from sift_graph.plots import label
 from sift_graph.report_figures import sparse_runs
 
@@ -35,14 +35,15 @@ def number(value: Any, digits: int = 3) -> str:
     """Write a number with a real minus sign; a dash where there is none."""
     if value is None or not math.isfinite(float(value)):
         return "–"
-    return f"{float(value):.{digits}f}".replace("-", "−")
+    return f"{float(value):z.{digits}f}".replace("-", "−")
 
 
 def signed(value: Any, digits: int = 3) -> str:
-    """Write a number with its sign always."""
+    """Write a number with its sign, which zero has none of."""
     if value is None or not math.isfinite(float(value)):
         return "–"
-    return f"{float(value):+.{digits}f}".replace("-", "−")
+    text = f"{float(value):+z.{digits}f}".replace("-", "−")
+    return text if text.strip("+0.") else text[1:]
 
 
 def percent(share: float) -> str:
@@ -83,7 +84,7 @@ def facts(layers: pd.DataFrame, network: pd.DataFrame, target: str) -> list[tupl
         ("layers", f"{names}"),
         ("snapshots", f"{snapshots}"),
     ]
-    found += [("families", _join(layers, "family")), ("methods", _join(layers, "method"))]
+    found += [("families", _join(layers, "family")), ("methods", _join(sparse_runs(layers), "method"))]
     sparsities = levels(sparse_runs(layers), "sparsity")
     if sparsities:
         found.append(("sparsities", _shorten(f"{value:g}" for value in sparsities)))
@@ -130,11 +131,12 @@ def cards(layers: pd.DataFrame, network: pd.DataFrame, correlations: pd.DataFram
     list of Card
         The bound, the comparison with a random mask, the link to accuracy, and how far the masks moved.
     """
-    last = last_snapshot(sparse_runs(layers))
+    rows = sparse_runs(layers)
+    last = last_snapshot(rows)
     has_accuracy = any(name in network and network[name].notna().any() for name in (f"final_{target}", target))
     found = [
         _bound(last),
-        _excess(last),
+        _excess(rows, last),
         _link(correlations, target, network["run"].nunique(), has_accuracy),
         _movement(last),
     ]
@@ -160,36 +162,41 @@ def _bound(last: pd.DataFrame) -> Card | None:
     )
 
 
-def _excess(last: pd.DataFrame) -> Card | None:
-    """Compare the normalised gap with that of a random mask."""
+def _excess(rows: pd.DataFrame, last: pd.DataFrame) -> Card | None:
+    """Compare the normalised gap with that of a random mask, and with the run's own first mask."""
     if "excess_gap" not in last or not last["excess_gap"].notna().any():
         return None
-    per_run = last.groupby("run")["excess_gap"].mean().dropna().to_numpy()
-    mean, half = float(per_run.mean()), half_width(per_run, 0.95)
-    if len(per_run) < 2:
-        words = f"Masks lie {'above' if mean > 0 else 'below'} the random value; one run allows no interval."
+    per_run = last.groupby("run")["excess_gap"].mean().dropna()
+    mean, half = float(per_run.mean()), half_width(per_run.to_numpy(), 0.95)
+    if len(per_run) < MIN_FOR_INTERVAL:
+        words = (
+            f"{'Above' if mean > 0 else 'Below'} the random reference; too few runs ({per_run.size}) for an interval."
+        )
     elif abs(mean) <= half:
-        words = "On average not distinguishable from random masks of the same densities."
+        words = "On average not distinguishable from the random reference."
     elif mean > 0:
-        words = "On average the masks expand better than random masks of the same densities."
+        words = "On average the masks expand better than the random reference of their density."
     else:
-        words = "On average the masks expand worse than random masks of the same densities: degrees are uneven."
-    gap, random = (
-        last["ramanujan_gap_norm"].mean(),
-        last["random_gap_norm"].mean() if "random_gap_norm" in last else math.nan,
-    )
-    lines = []
+        words = "On average the masks expand worse than the random reference: uneven degrees, or small layers."
+    first = rows[rows["step"] == rows.groupby("run")["step"].transform("min")].groupby("run")["excess_gap"].mean()
+    changes = (per_run - first).dropna()
+    lines, moved = [], []
     for method in methods_in_order(levels(last, "method")):
-        values = last[last["method"] == method].groupby("run")["excess_gap"].mean().dropna().to_numpy()
+        runs = last.loc[last["method"] == method, "run"].unique()
+        values, change = per_run[per_run.index.isin(runs)], changes[changes.index.isin(runs)]
         if len(values):
-            lines.append((str(method), _interval(values)))
+            lines.append((str(method), _interval(values.to_numpy())))
+        if len(change) and change.abs().max() > 1e-12:
+            moved.append((f"{method}, change since the first mask", _interval(change.to_numpy())))
+    gap = last["ramanujan_gap_norm"].mean() if "ramanujan_gap_norm" in last else math.nan
+    random = last["random_gap_norm"].mean() if "random_gap_norm" in last else math.nan
     return Card(
         "excess",
         "Against a random mask",
         signed(mean),
         f"{_bracket(mean, half)} mean excess gap",
-        f"{words} Normalised gap {number(gap)}, random reference {number(random)}.",
-        lines=tuple(lines) if len(lines) > 1 else (),
+        f"{words} Normalised gap {number(gap)}, reference {number(random)}.",
+        lines=(*(lines if len(lines) > 1 else ()), *moved),
     )
 
 

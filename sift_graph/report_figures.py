@@ -114,12 +114,25 @@ def _panels(frame: pd.DataFrame, section: str, metric: str, draw: Callable[[pd.D
         if rows[metric].notna().any()
     ]
     if all(panel.ax.get_autoscaley_on() for panel in drawn):
-        limits = np.array([panel.ax.dataLim.intervaly for panel in drawn])
-        low, high = limits[:, 0].min(), limits[:, 1].max()
-        pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1.0)
-        for panel in drawn:
-            panel.ax.set_ylim(low - pad, high + pad)
+        _share_scale([panel.ax for panel in drawn])
     return drawn
+
+
+def _share_scale(axes: list[Axes]) -> None:
+    """Give panels one y scale, set by their lines: a wide band may leave the frame, it must not flatten the rest."""
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for ax in axes for line in ax.get_lines()]
+    values = np.concatenate([y[np.isfinite(y)] for y in drawn])
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 20 * low:
+        for ax in axes:
+            ax.set_yscale("log")
+            ax.set_ylim(low / 1.25, high * 1.25)
+        return
+    reach = np.array([ax.dataLim.intervaly for ax in axes])
+    pad = 0.06 * (high - low) or 0.05 * max(abs(high), 1.0)
+    room = 0.4 * (high - low)
+    for ax in axes:
+        ax.set_ylim(max(reach[:, 0].min(), low - room) - pad, min(reach[:, 1].max(), high + room) + pad)
 
 
 def _facets(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

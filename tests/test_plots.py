@@ -96,7 +96,7 @@ def test_plots_sit_in_a_grid_of_a_caller():
 
 
 def test_gap_has_a_line_per_method_and_the_random_reference():
-    part = LAYERS[LAYERS["sparsity"] == 0.9]
+    part = layers_frame(families=["sparse_wide"], sparsities=[0.9], seeds=(0, 1, 2), steps=(0, 50, 100))
     ax = plots.gap_over_time(part)
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert list(lines) == ["static", "set", "rigl", "random mask"]
@@ -104,7 +104,7 @@ def test_gap_has_a_line_per_method_and_the_random_reference():
     np.testing.assert_allclose(lines["rigl"].get_ydata(), expected)
     reference = (1 - np.sqrt(1 - part["density"])).groupby(part["step"]).mean()
     np.testing.assert_allclose(lines["random mask"].get_ydata(), reference)
-    assert len(ax.collections) == 3  # a band each, since there are two seeds
+    assert len(ax.collections) == 3  # a band each, since there are three seeds
     assert "random mask" not in {line.get_label() for line in plots.gap_over_time(part, reference=False).get_lines()}
 
 
@@ -123,13 +123,21 @@ def test_reference_only_where_it_is_the_same_quantity():
     assert set(reference.get_ydata()) == {0.0}
 
 
-def test_single_run_has_no_band_and_band_is_the_student_interval():
+def test_single_run_has_no_band_and_two_are_drawn_each():
     one = LAYERS[LAYERS["run"] == "sparse_wide-0.9-rigl-0"]
     assert len(plots.gap_over_time(one).collections) == 0
     two = LAYERS[LAYERS["run"].isin(["sparse_wide-0.9-rigl-0", "sparse_wide-0.9-rigl-1"])]
-    band = plots.gap_over_time(two).collections[0]
-    values = two[two["step"] == 0].groupby("run")["ramanujan_gap_norm"].mean().to_numpy()
-    half = 12.706204736 * values.std(ddof=1) / np.sqrt(2)
+    ax = plots.gap_over_time(two, reference=False)
+    assert len(ax.collections) == 0
+    mean, first, second = (line.get_ydata() for line in ax.get_lines())
+    np.testing.assert_allclose(mean, (first + second) / 2)
+
+
+def test_band_is_the_student_interval_over_runs():
+    three = layers_frame(families=["sparse_wide"], sparsities=[0.9], methods=["rigl"], seeds=(0, 1, 2))
+    band = plots.gap_over_time(three).collections[0]
+    values = three[three["step"] == 0].groupby("run")["ramanujan_gap_norm"].mean().to_numpy()
+    half = 4.302652730 * values.std(ddof=1) / np.sqrt(3)
     heights = [y for x, y in band.get_paths()[0].vertices if x == 0]
     assert max(heights) == pytest.approx(values.mean() + half)
     assert min(heights) == pytest.approx(values.mean() - half)
@@ -144,7 +152,7 @@ def test_runs_with_other_snapshot_steps_do_not_make_a_sawtooth():
             "method": "set",
         }
     )
-    (line,) = plots.gap_over_time(frame).get_lines()
+    line = plots.gap_over_time(frame).get_lines()[0]
     np.testing.assert_allclose(line.get_ydata(), [0.5, 0.5, 0.6])  # a mask stands until the next snapshot
 
 
@@ -185,7 +193,7 @@ def test_hostile_layer_name_is_shortened_and_never_read_as_mathematics():
 def test_forest_shows_the_three_views_beside_each_other():
     ax = plots.correlation_forest(TABLE)
     shown = {line.get_label(): line for line in ax.get_lines()}
-    assert {"pooled", "within sparsity", "given mean density"} <= set(shown)
+    assert {"pooled", "within sparsity", "given density"} <= set(shown)
     pooled = TABLE[(TABLE["view"] == "pooled") & (TABLE["statistic"] == "spearman")]
     np.testing.assert_allclose(shown["pooled"].get_xdata(), pooled["estimate"])
     assert [tick.get_text() for tick in ax.get_yticklabels()][-1] == "mean layer density"
