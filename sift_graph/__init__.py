@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sift_graph.record import MaskRecorder as MaskRecorder
     from sift_graph.run import Run as Run
     from sift_graph.run import analyze as analyze
+    from sift_graph.run import network as network
     from sift_graph.run import open as open
     from sift_graph.spectrum import Spectrum as Spectrum
 
@@ -41,6 +42,7 @@ _HOME = {
     "Run": "run",
     "open": "run",
     "analyze": "run",
+    "network": "run",
     "MaskRecorder": "record",
 }
 _MODULES = (

@@ -128,12 +128,12 @@ class BipartiteGraph:
     @property
     def n_right(self) -> int:
         """Right vertices, isolated ones included."""
-        return self.bits.shape[0]
+        return int(self.bits.shape[0])
 
     @cached_property
     def right_degree(self) -> np.ndarray:
         """Edges at each right vertex, int64, shape (n_right,)."""
-        return np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64)
+        return np.asarray(np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64))
 
     @cached_property
     def left_degree(self) -> np.ndarray:

@@ -8,8 +8,10 @@ A weight travels as the values at the set bits, in the same order: a pruned weig
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,9 +20,17 @@ import xxhash
 
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 
-__all__ = ["LayerMask", "Layout", "Snapshot", "match_layers"]
+__all__ = ["LayerMask", "Layout", "Snapshot", "layer_name", "match_layers"]
 
 Layout = Literal["oi", "io"]
+
+_WITHOUT_NUMPY = (
+    "torch.bfloat16",
+    "torch.float8_e4m3fn",
+    "torch.float8_e4m3fnuz",
+    "torch.float8_e5m2",
+    "torch.float8_e5m2fnuz",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +66,10 @@ class LayerMask:
     source: str = "mapping"
 
     def __post_init__(self) -> None:
+        check_name(self.layer)
         check_shape(self.layer, self.shape, self.groups, self.layout)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))  # numpy's integers are not JSON's
+        object.__setattr__(self, "groups", int(self.groups))
         size = math.prod(self.shape)
         if self.bits.dtype != np.uint8 or self.bits.shape != ((size + 7) // 8,):
             raise MaskError(
@@ -67,6 +80,11 @@ class LayerMask:
             raise MaskError(
                 f"layer {self.layer!r}: the packed mask has bits beyond its {size} entries; "
                 "pack with np.packbits(mask, bitorder='little')"
+            )
+        if self.values is not None and self.values.dtype not in (np.float32, np.float64):
+            raise MaskError(
+                f"layer {self.layer!r}: expected weights of float32 or float64, found {self.values.dtype}; "
+                "use LayerMask.from_dense, which converts them"
             )
         if self.values is not None and self.values.shape != (self.edges,):
             raise MaskError(
@@ -179,20 +197,38 @@ class Snapshot:
     ----------
     step : int
         Optimiser updates so far.
-    epoch : float or None
-        Passes over the data so far, may be fractional.
     layers : mapping of str to LayerMask
         In network order, keyed by layer name.
+    epoch : float or None
+        Passes over the data so far, may be fractional.
+    wall_time : float
+        Seconds since 1970 when it was taken; NaN where unknown.
     """
 
     step: int
     layers: Mapping[str, LayerMask]
     epoch: float | None = None
-    wall_time: float = field(default=math.nan)
+    wall_time: float = math.nan
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "step", operator.index(self.step))
+        except TypeError:
+            raise MaskError(f"expected a whole number of steps, found {self.step!r}") from None
         if self.step < 0:
             raise MaskError(f"expected a step of 0 or more, found {self.step}")
+        if self.epoch is not None:
+            object.__setattr__(self, "epoch", float(self.epoch))
+            if not math.isfinite(self.epoch):
+                raise MaskError(
+                    f"step {self.step}: expected a finite epoch, found {self.epoch}; pass None where unknown"
+                )
+        for name, layer in self.layers.items():
+            if name != layer.layer:
+                raise MaskError(
+                    f"step {self.step}: the mask of layer {layer.layer!r} stands under the name {name!r}; "
+                    "key each mask by its own layer name"
+                )
 
     def __iter__(self) -> Iterator[LayerMask]:
         """Layers in network order."""
@@ -203,10 +239,10 @@ def as_array(value: Any) -> np.ndarray:
     """Read an array or tensor as a numpy array; a tensor is detached and brought to the host first."""
     if hasattr(value, "detach"):
         value = value.detach()
-        if value.layout is not None and hasattr(value, "is_sparse") and value.is_sparse:
+        if str(value.layout) != "torch.strided":  # COO, CSR, BSR, ...
             value = value.to_dense()
         value = value.cpu()
-        if str(value.dtype) == "torch.bfloat16":
+        if str(value.dtype) in _WITHOUT_NUMPY:
             value = value.float()
         value = value.numpy()
     return np.asarray(value)
@@ -247,6 +283,27 @@ def as_bool_array(layer: str, mask: Any) -> np.ndarray:
     return np.asarray(ones)
 
 
+def check_name(layer: str) -> None:
+    """Refuse a layer name that cannot be written to a file as text.
+
+    Parameters
+    ----------
+    layer : str
+        Any text: slashes, dots, quotes and line breaks included.
+
+    Raises
+    ------
+    MaskError
+        If it is not a string, or not valid Unicode.
+    """
+    if not isinstance(layer, str):
+        raise MaskError(f"expected the name of a layer, found {layer!r}; pass what model.named_modules() gives")
+    try:
+        layer.encode()
+    except UnicodeEncodeError as error:
+        raise MaskError(f"layer {layer!r}: the name is not valid Unicode ({error.reason}); rename it") from error
+
+
 def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) -> None:
     """Refuse a shape, a number of groups or a layout that no layer has.
 
@@ -277,6 +334,38 @@ def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) ->
         )
 
 
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def layer_name(parameter: str) -> str:
+    """Name the layer of a parameter, free of what wrappers put into the name.
+
+    Parameters
+    ----------
+    parameter : str
+        As ``model.named_parameters()`` or a state dict gives it.
+
+    Returns
+    -------
+    str
+        Without the prefixes of DataParallel and DDP (``module.``), ``torch.compile`` (``_orig_mod.``) and FSDP, and
+        without ``.weight`` at its end; another parameter than the weight keeps its own name.
+
+    Examples
+    --------
+    >>> layer_name("module._orig_mod.stage1.conv.weight")
+    'stage1.conv'
+    >>> layer_name("attention.in_proj_weight")
+    'attention.in_proj_weight'
+    """
+    parts = [part for part in parameter.split(".") if part not in _WRAPPERS]
+    while len(parts) > 1 and parts[0] == "module":
+        parts.pop(0)
+    if len(parts) > 1 and parts[-1] == "weight":
+        parts.pop()
+    return ".".join(parts)
+
+
 def match_layers(names: list[str], pattern: str | None) -> list[str]:
     """Select layer names by a glob, several of them separated by commas.
 
@@ -303,8 +392,6 @@ def match_layers(names: list[str], pattern: str | None) -> list[str]:
     >>> match_layers(["stem", "stage1.conv", "stage2.conv"], "stage*.conv")
     ['stage1.conv', 'stage2.conv']
     """
-    from fnmatch import fnmatchcase
-
     if pattern in (None, "*"):
         return list(names)
     if pattern in names:

@@ -6,7 +6,7 @@ common tests run over it without being told.
 
 from sift_graph.metrics.base import CORE, METRICS, Layer, Metric, Undefined, measure_layer, select
 from sift_graph.metrics.dynamics import DYNAMICS, History
-from sift_graph.metrics.measure import measure
+from sift_graph.metrics.single import measure
 
 __all__ = [
     "CORE",

@@ -1,0 +1,49 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+STUDY  ?= runs/demo
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lint docs bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sift-graph needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[torch]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.torch
+
+demo: $(VENV)/.torch ## train a small Sparse-IFT study on real images, analyze it, write the report
+	$(BIN)/sift-graph sweep analysis/studies/demo.toml --out $(STUDY) -j $(JOBS)
+	$(BIN)/sift-graph analyze $(STUDY) -j $(JOBS)
+	$(BIN)/sift-graph correlate $(STUDY) --with val_accuracy
+	@report=$$($(BIN)/sift-graph report $(STUDY) --title 'Demo: Sparse Wide on digits') && \
+	  echo && echo "The report: file://$(CURDIR)/$$report"
+
+test: $(VENV)/.dev ## set up, and pass the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## format, style, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## build docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "The docs: file://$(CURDIR)/docs/_build/html/index.html"
+
+clean: ## remove what make made, but not runs/
+	rm -rf $(VENV) docs/_build docs/api build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

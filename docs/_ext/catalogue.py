@@ -1,0 +1,68 @@
+"""Directives that print the metric catalogue and the command line's help from the code itself."""
+
+import os
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+
+def table(headings, rows):
+    """Build a table of literal and plain cells."""
+    group = nodes.tgroup(cols=len(headings))
+    group.extend(nodes.colspec(colwidth=1) for _ in headings)
+    head, body = nodes.thead(), nodes.tbody()
+    for target, lines in ((head, [headings]), (body, rows)):
+        for line in lines:
+            row = nodes.row()
+            for i, cell in enumerate(line):
+                text = nodes.literal(text=cell) if i == 0 and target is body else nodes.Text(cell)
+                row += nodes.entry("", nodes.paragraph("", "", text))
+            target += row
+    group += head
+    group += body
+    return nodes.table("", group, classes=["table-sm"])
+
+
+class MetricCatalogue(Directive):
+    """Every metric of the registry, and the columns of mask dynamics."""
+
+    def run(self):
+        """Build the two tables."""
+        from sift_graph.metrics import DYNAMICS, METRICS
+
+        metrics = [[m.name, m.formula, m.values, m.undefined, m.source] for m in METRICS.values()]
+        dynamics = [[name, meaning, values] for name, (meaning, values) in DYNAMICS.items()]
+        return [
+            table(["column", "formula", "range", "undefined", "source"], metrics),
+            nodes.paragraph(text="Mask dynamics, over the recorded snapshots:"),
+            table(["column", "meaning", "range"], dynamics),
+        ]
+
+
+class CommandHelp(Directive):
+    """The help text of each command, as a terminal of 100 columns shows it."""
+
+    commands: ClassVar[list[str]] = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
+
+    def run(self):
+        """Ask the command itself."""
+        from typer.testing import CliRunner
+
+        from sift_graph.cli import app
+
+        os.environ |= {"TERMINAL_WIDTH": "100", "COLUMNS": "100", "NO_COLOR": "1"}
+        found = []
+        for command in self.commands:
+            section = nodes.section(ids=[f"command-{command}"])
+            section += nodes.title(text=f"sift-graph {command}")
+            section += nodes.literal_block(text=CliRunner().invoke(app, [command, "--help"]).stdout, language="none")
+            found.append(section)
+        return found
+
+
+def setup(app):
+    """Register the directives."""
+    app.add_directive("metric-catalogue", MetricCatalogue)
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True, "version": "1"}

@@ -1,0 +1,35 @@
+"""Sphinx configuration."""
+
+import sys
+from pathlib import Path
+
+import sift_graph
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "sift-graph"
+author = "The sift-graph developers"
+copyright = "the sift-graph developers"
+version = release = sift_graph.__version__
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "catalogue",
+]
+exclude_patterns = ["_build", "_ext"]
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
+myst_enable_extensions = ["dollarmath", "deflist"]
+nb_execution_mode = "off"
+autosummary_generate = True
+autosummary_imported_members = False
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sift-graph"
+html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
+html_show_sourcelink = False

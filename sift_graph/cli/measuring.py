@@ -1,0 +1,252 @@
+"""The command that measures: analyze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sift_graph.cli import app
+from sift_graph.cli.output import (
+    JsonOption,
+    complain,
+    note,
+    number,
+    percent,
+    print_json,
+    print_table,
+    progress_bar,
+    records,
+    sparkline,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sift_graph.table import Analysis
+
+RunDir = Annotated[Path, typer.Argument(help="A run directory, or a directory of runs.", show_default=False)]
+LayersOption = Annotated[
+    str | None, typer.Option("--layers", help="Only these layers: globs with commas between.", rich_help_panel="Input")
+]
+StepsOption = Annotated[
+    str,
+    typer.Option(
+        "--steps", help="Which snapshots: all, last, first, every:5, 1000:5000, or steps.", rich_help_panel="Input"
+    ),
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", help="Only these metrics, commas between. Default: all.", rich_help_panel="Metrics"),
+]
+JobsOption = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.", rich_help_panel="Compute")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Address of a running Dask cluster to work on.", rich_help_panel="Compute"),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Compute again what was kept.", rich_help_panel="Compute")]
+
+
+def run_analysis(
+    path: Path,
+    *,
+    layers: str | None = None,
+    steps: str | None = None,
+    metrics: str | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    force: bool = False,
+) -> Analysis:
+    """Analyze with a progress bar, and write the tables beside each run and, for several, beside them all."""
+    from dataclasses import replace
+
+    from sift_graph.table import analyze_runs, write_tables
+
+    with progress_bar("measuring") as progress:
+        analysis = analyze_runs(
+            path,
+            layers=layers,
+            steps=steps,
+            metrics=metrics,
+            jobs=jobs,
+            scheduler=scheduler,
+            force=force,
+            progress=progress,
+        )
+    partial = layers is not None or steps not in (None, "all")
+    if partial:  # the kept tables are those of the whole run
+        return analysis
+    names = list(dict.fromkeys(analysis.layers["run"]))
+    for name, directory in zip(names, analysis.directories, strict=False):
+        part = replace(
+            analysis,
+            layers=analysis.layers[analysis.layers["run"] == name],
+            network=analysis.network[analysis.network["run"] == name],
+            failures=tuple(f for f in analysis.failures if f.run == name),
+        )
+        write_tables(part, directory)
+    if len(analysis.directories) != 1:
+        write_tables(analysis, study_directory(path, analysis))
+    return analysis
+
+
+def study_directory(path: Path, analysis: Analysis) -> Path:
+    """Where the results of an analysis of `path` stand."""
+    if len(analysis.directories) == 1:
+        return analysis.directories[0]
+    return path / "analysis" / str(analysis.settings["hash"])
+
+
+def finish(analysis: Analysis) -> None:
+    """Say what failed, and leave with exit code 4 if anything did."""
+    for warning in analysis.warnings:
+        note(f"warning: {warning}")
+    for failure in analysis.failures:
+        complain(f"failed: {failure}")
+    if analysis.failures:
+        raise typer.Exit(4)
+
+
+@app.command(epilog="Example:  sift-graph analyze runs/a --layers 'stage3.*' --steps last --json")
+def analyze(
+    run_dir: RunDir,
+    layers: LayersOption = None,
+    steps: StepsOption = "all",
+    metrics: MetricsOption = None,
+    jobs: JobsOption = 1,
+    scheduler: SchedulerOption = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure each mask recorded in RUN_DIR: one row per layer and step.
+
+    Prints the last snapshot, with the trend over training; writes layers.csv, layers.parquet, network.csv,
+    summary.json and figures to RUN_DIR/analysis. Run again, it computes only what is missing.
+    """
+    analysis = run_analysis(
+        run_dir, layers=layers, steps=steps, metrics=metrics, jobs=jobs, scheduler=scheduler, force=force
+    )
+    if as_json:
+        failed = [str(failure) for failure in analysis.failures]
+        print_json(
+            {
+                "schema": "sift-graph/analyze/1",
+                "rows": records(analysis.layers),
+                "warnings": [*analysis.warnings, *failed],
+                "timing": dict(analysis.timing),
+            }
+        )
+        finish(analysis)
+        return
+    several = analysis.layers["run"].nunique() > 1
+    print_runs(analysis) if several else print_layers(analysis.layers)
+    if layers is None and steps == "all":
+        from sift_graph.report import write_figures
+
+        directory = study_directory(run_dir, analysis)
+        write_figures(analysis.layers, analysis.network, directory / "figures")
+        note(f"tables and figures: {directory}")
+    timing = analysis.timing
+    note(f"{int(timing['computed'])} rows computed, {int(timing['reused'])} kept, {timing['seconds']:.1f} s")
+    finish(analysis)
+
+
+def print_layers(frame: pd.DataFrame) -> None:
+    """Print one run: a row per layer of its last snapshot."""
+    if frame.empty:
+        return
+    columns = [
+        ("layer", "left"),
+        ("left × right", "right"),
+        ("density", "right"),
+        ("σ₁", "right"),
+        ("σ₂", "right"),
+        ("bound", "right"),
+        ("gap/bound", "right"),
+        ("- random", "right"),
+        ("within", "left"),
+        ("IMDB/bound", "right"),
+        ("coverage", "right"),
+        ("|W| gap", "right"),
+        ("gap/bound over training", "left"),
+        ("note", "wrap"),
+    ]
+    last = frame[frame["step"] == frame["step"].max()]
+    rows = []
+    for row in last.to_dict("records"):
+        history = frame.loc[
+            frame["layer"] == row["layer"], ["step"] + [c for c in ("ramanujan_gap_norm",) if c in frame]
+        ]
+        trend = history.sort_values("step")["ramanujan_gap_norm"].tolist() if "ramanujan_gap_norm" in history else []
+        get = row.get
+        rows.append(
+            [
+                str(row["layer"]),
+                f"{row['n_left']} × {row['n_right']}",
+                number(get("density")),
+                number(get("sigma_1"), 2),
+                number(get("sigma_2")),
+                number(get("bound")),
+                number(get("ramanujan_gap_norm")),
+                signed(get("excess_gap")),
+                str(get("is_ramanujan") or "–"),
+                number(get("imdb_norm")),
+                percent(get("edge_coverage")),
+                number(get("weighted_spectral_gap")),
+                sparkline(trend),
+                str(get("note") or ""),
+            ]
+        )
+    about = " · ".join(str(last[c].iloc[0]) for c in ("family", "method", "sparsity") if last[c].iloc[0] is not None)
+    step = int(last["step"].iloc[0])
+    print_table(columns, rows, title=f"{last['run'].iloc[0]}   {about}   step {step}")
+
+
+def print_runs(analysis: Analysis) -> None:
+    """Print several runs: a row per run, means over the layers of its last snapshot."""
+    network = analysis.network
+    columns = [
+        ("run", "left"),
+        ("family", "left"),
+        ("method", "left"),
+        ("s", "right"),
+        ("layers", "right"),
+        ("density", "right"),
+        ("gap/bound", "right"),
+        ("- random", "right"),
+        ("IMDB/bound", "right"),
+        ("|W| gap", "right"),
+        ("ITOP", "right"),
+        ("val acc", "right"),
+        ("gap/bound over training", "left"),
+    ]
+    rows = []
+    for run, part in network.groupby("run", sort=False):
+        part = part.sort_values("step")
+        row = part.iloc[-1].to_dict()
+        trend = part["ramanujan_gap_norm"].tolist() if "ramanujan_gap_norm" in part else []
+        rows.append(
+            [
+                str(run),
+                str(row["family"] or "–"),
+                str(row["method"] or "–"),
+                number(row["sparsity"], 2),
+                str(int(row["n_layers"])),
+                number(row["density"]),
+                number(row.get("ramanujan_gap_norm")),
+                signed(row.get("excess_gap")),
+                number(row.get("imdb_norm")),
+                number(row.get("weighted_spectral_gap")),
+                number(row.get("itop_rate")),
+                number(row.get("final_val_accuracy")),
+                sparkline(trend),
+            ]
+        )
+    print_table(columns, rows, title=f"{len(rows)} runs, means over the layers of each run's last snapshot")
+
+
+def signed(value: Any) -> str:
+    """Format a difference with its sign."""
+    text = number(value)
+    return f"+{text}" if isinstance(value, float) and value > 0 else text

@@ -1,0 +1,149 @@
+"""Commands of the torch half: train, sweep, describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sift_graph.cli import app
+from sift_graph.cli.output import JsonOption, complain, note, number, print_json, print_table, progress_bar
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="A TOML file.", rich_help_panel="Config", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="name=value, e.g. optimizer.lr=0.05; repeatable.", rich_help_panel="Config"),
+]
+FamilyOption = Annotated[str | None, typer.Option("--family", help="dense or sparse_wide.", show_default=False)]
+SparsityOption = Annotated[
+    float | None, typer.Option("--sparsity", help="Share of zeros, in [0, 1).", show_default=False)
+]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="How the mask moves: static, set, rigl.", show_default=False)
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
+DataOption = Annotated[str | None, typer.Option("--data", help="A data set: digits.", show_default=False)]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
+
+
+def trainer() -> Any:
+    """Import the trainer, or say what is missing."""
+    from sift_graph.errors import UsageError
+
+    try:
+        import torch  # noqa: F401
+
+        from sift_graph import train
+    except ModuleNotFoundError as error:
+        raise UsageError(f"this command needs {error.name}; pip install 'sift-graph[torch]'") from error
+    return train
+
+
+@app.command(
+    epilog="Example:  sift-graph train --family sparse_wide --sparsity 0.9 --method rigl --data digits --out runs/a"
+)
+def train(
+    out: Annotated[Path, typer.Option("--out", help="The run directory to make.", show_default=False)],
+    family: FamilyOption = None,
+    sparsity: SparsityOption = None,
+    method: MethodOption = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    seed: SeedOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one sparse model, and record its masks."""
+    library = trainer()
+    settings = library.load_config(
+        config, sets or (), family=family, sparsity=sparsity, method=method, model=model, data=data, seed=seed
+    )
+    with progress_bar("training") as progress:
+        result = library.run(settings, out, resume=resume, progress=progress)
+    if as_json:
+        print_json({"schema": "sift-graph/train/1", **result.summary()})
+        return
+    note(result.headline())
+    typer.echo(str(result.run_dir))
+
+
+@app.command(epilog="Example:  sift-graph sweep analysis/studies/digits.toml --out runs/study -j 2")
+def sweep(
+    study: Annotated[Path, typer.Argument(help="A TOML file: base config, grid, seeds.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The directory of runs.", show_default=False)],
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Runs at a time.")] = 1,
+) -> None:
+    """Train a grid of runs; finished runs are skipped, a failed one does not stop the rest."""
+    library = trainer()
+    with progress_bar("training runs") as progress:
+        result = library.sweep(study, out, jobs=jobs, progress=progress)
+    for failure in result.failed:
+        complain(f"failed: {failure}")
+    note(f"{len(result.finished)} runs trained, {len(result.skipped)} were there already, {len(result.failed)} failed")
+    typer.echo(str(out))
+    if result.failed:
+        raise typer.Exit(4)
+
+
+@app.command(epilog="Example:  sift-graph describe --model resnet --family sparse_wide --sparsity 0.9")
+def describe(
+    family: FamilyOption = None,
+    sparsity: SparsityOption = None,
+    method: MethodOption = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+    sets: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run would be, without training: layers, multiply-accumulates, sparsity, cost to analyze."""
+    from sift_graph.spectrum import estimate_seconds
+
+    library = trainer()
+    settings = library.load_config(
+        config, sets or (), family=family, sparsity=sparsity, method=method, model=model, data=data
+    )
+    facts = library.describe(settings)
+    masked = [layer for layer in facts["layers"] if layer["masked"]]
+    seconds = sum(estimate_seconds(layer["n_left"], layer["n_right"], layer["edges"]) for layer in masked)
+    facts["seconds_to_analyze"] = seconds
+    if as_json:
+        print_json({"schema": "sift-graph/describe/1", **facts})
+        return
+    columns = [
+        ("layer", "left"),
+        ("type", "left"),
+        ("weight, dense model", "left"),
+        ("weight", "left"),
+        ("density", "right"),
+        ("edges", "right"),
+        ("MACs, dense model", "right"),
+        ("MACs", "right"),
+        ("left × right", "right"),
+    ]
+    rows = [
+        [
+            layer["name"],
+            layer["type"],
+            " × ".join(map(str, layer["shape_dense"])),
+            " × ".join(map(str, layer["shape"])),
+            number(layer["density"]) if layer["masked"] else "dense",
+            number(layer["edges"]),
+            number(layer["macs_dense"]),
+            number(layer["macs"]),
+            f"{layer['n_left']} × {layer['n_right']}",
+        ]
+        for layer in facts["layers"]
+    ]
+    print_table(columns, rows, title=f"{settings.model.name}   {settings.family}   sparsity {settings.sparsity}")
+    typer.echo(
+        f"{facts['macs']:,} MACs for {facts['macs_dense']:,} of the dense model: ratio {facts['ratio']:.4f}, at "
+        f"sparsity {facts['effective_sparsity']:.5f}\n"
+        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers of {facts['masked_weights']:,} "
+        f"weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
+    )

@@ -1,0 +1,50 @@
+r"""The run directory, format ``sift-mask/1``: one directory a run, plain files, nothing pickled, no lock.
+
+::
+
+    run_dir/
+      sift.json                       format, run id, when, how and with what the run was made, layer table
+      config.toml                     the resolved config, if the bundled trainer made the run
+      metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each
+      masks/step_000001200.safetensors
+      analysis/                       what ``sift-graph analyze`` computed
+
+A snapshot is one safetensors file. Its tensors, by name:
+
+``mask/<layer>``
+    uint8, one axis: the mask's bits, eight entries a byte, least significant bit first, in the C order of the
+    weight's shape, compressed as one zstd frame. Absent when the mask equals that of an earlier snapshot: then the
+    layer's ``ref`` in the header is the step that holds it.
+``weight/<layer>``
+    float16 or float32, one axis: the weights at the set bits, in their order. Absent where none were recorded.
+
+Its header's metadata has two keys. ``xxh3`` is the xxh3-128 of the UTF-8 text of the other one (hexadecimal).
+``sift`` is a JSON object with ``format``, ``run_id``, ``step``, ``epoch``,
+``wall_time`` and ``layers``, a list in network order of ``name``, ``shape``, ``groups``, ``layout``, ``nnz``,
+``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``), ``source``, ``ref`` (a step or
+null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most 2^34 entries.
+
+A snapshot is written to a temporary name that starts with a dot, synced, and renamed: a file with its final name is
+whole. Readers ignore temporaries. Layer names are data, never paths. Snapshots are written in ascending order of
+their steps, so a ``ref`` always points back, and the newest ones can be put aside without a loss to the others.
+"""
+
+from __future__ import annotations
+
+from sift_graph.store.disk import write_atomically
+from sift_graph.store.reader import RunReader, find_runs, is_run, snapshot_name
+from sift_graph.store.snapshot import FORMAT, MAX_ENTRIES, WeightPolicy
+from sift_graph.store.writer import RunWriter, check_free
+
+__all__ = [
+    "FORMAT",
+    "MAX_ENTRIES",
+    "RunReader",
+    "RunWriter",
+    "WeightPolicy",
+    "check_free",
+    "find_runs",
+    "is_run",
+    "snapshot_name",
+    "write_atomically",
+]

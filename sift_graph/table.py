@@ -1,0 +1,278 @@
+"""Recorded runs to frames: a row per (run, step, layer), and a row per (run, step) for the whole network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sift_graph._version import __version__
+from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
+from sift_graph.metrics import DYNAMICS, METRICS, select
+from sift_graph.store import RunReader, find_runs, write_atomically
+from sift_graph.work import METRICS_NAN, RUN_COLUMNS, Failure, Plan, Unit, run_units, settings_hash
+
+__all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "write_tables"]
+
+COLUMNS: tuple[str, ...] = (*RUN_COLUMNS, "step", "epoch", "layer", "depth", *METRICS, *DYNAMICS, "source", "note")
+"""Columns of the layer frame, in order; fewer where fewer metrics were asked for."""
+
+REVISION = 1  # of the definitions: raise it when a metric's value changes, and kept rows are computed again
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What an analysis found.
+
+    Attributes
+    ----------
+    layers : DataFrame
+        One row per (run, step, layer), :data:`COLUMNS`.
+    network : DataFrame
+        One row per (run, step), see :func:`network_frame`.
+    failures : tuple of Failure
+    warnings : tuple of str
+    timing : dict
+        ``seconds``, ``computed`` and ``reused`` (rows).
+    directories : tuple of Path
+        ``analysis/<hash>`` of each run.
+    settings : dict
+        What the hash is of.
+    """
+
+    layers: pd.DataFrame
+    network: pd.DataFrame
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+    timing: Mapping[str, float] = field(default_factory=dict)
+    directories: tuple[Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def analyze_runs(
+    path: str | os.PathLike[str],
+    *,
+    layers: str | None = None,
+    steps: str | Iterable[int] | None = None,
+    metrics: str | Iterable[str] | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Measure the recorded masks of a run, or of every run below a directory.
+
+    Parameters
+    ----------
+    path : path
+        A run directory, or a directory of runs.
+    layers : str, optional
+        Glob of layer names, several with commas between.
+    steps : str or iterable of int, optional
+        As :func:`select_steps`; all by default. Mask dynamics are those of the whole recorded history in any case.
+    metrics : str or iterable of str, optional
+        Names from ``METRICS``; all by default.
+    jobs : int
+        Worker processes, of one thread each.
+    scheduler : str, optional
+        Address of a running Dask cluster that does the work instead; see :func:`sift_graph.work.run_units`.
+    force : bool
+        Compute again what was kept.
+    progress : callable, optional
+        Called with the units done and the units in all.
+
+    Returns
+    -------
+    Analysis
+        Failed layers are listed, not raised.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is no run, or no run has a snapshot.
+    UsageError
+        For an unknown metric, a glob without a match, or steps that select nothing.
+    """
+    started = time.perf_counter()
+    root = Path(path)
+    if jobs < 1:
+        raise UsageError(f"expected 1 or more jobs, found {jobs}")
+    names = select(metrics)
+    settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": "kernel", "certify": "gap"}
+    runs = find_runs(root)
+    plans: list[Plan] = []
+    failures: list[Failure] = []
+    warnings: list[str] = []
+    unfit: list[UsageError] = []
+    for run_dir in runs:
+        name = run_dir.name if run_dir == root else run_dir.relative_to(root).as_posix()
+        try:
+            plans.append(Plan(len(plans), run_dir, name or run_dir.resolve().name, settings, force=force))
+        except RunDirectoryError as error:
+            if len(runs) == 1:
+                raise
+            if isinstance(error, DamagedStoreError):
+                failures.append(Failure(name, -1, "", str(error)))
+            else:
+                warnings.append(str(error))
+    if not plans:
+        raise RunDirectoryError(f"{root}: none of its {len(runs)} runs has a snapshot yet")
+    try:
+        units: list[Unit] = []
+        for plan in plans:
+            try:
+                units += plan.units(steps, layers)
+            except UsageError as error:  # a glob or a step may fit one run and not another
+                unfit.append(error)
+                warnings.append(f"{plan.name}: left out: {error}")
+        if len(unfit) == len(plans):
+            raise unfit[0]
+        for plan in plans:
+            plan.settle()
+        for done, (unit, values, message) in enumerate(run_units(units, jobs=jobs, scheduler=scheduler), start=1):
+            plans[unit.run].take(unit, values, message)
+            if progress is not None:
+                progress(done, len(units))
+    finally:
+        for plan in plans:
+            plan.close()
+    rows = [row for plan in plans for row in plan.sorted_rows()]
+    frame = layer_frame(rows, names)
+    computed = sum(plan.computed for plan in plans)
+    failures += [failure for plan in plans for failure in plan.failures]
+    return Analysis(
+        layers=frame,
+        network=network_frame(frame, {p.name: p.reader for p in plans}, failures),
+        failures=tuple(failures),
+        warnings=tuple(warnings + [w for p in plans for w in p.warnings]),
+        timing={"seconds": time.perf_counter() - started, "computed": computed, "reused": len(rows) - computed},
+        directories=tuple(plan.directory for plan in plans),
+        settings={**settings, "version": __version__, "hash": settings_hash(settings)},
+    )
+
+
+def layer_frame(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
+    """Rows to a frame with the columns of the schema in their order; layers as an ordered category."""
+    columns = [c for c in COLUMNS if c not in METRICS or c in names]
+    frame = pd.DataFrame(rows, columns=columns)
+    order: dict[str, int] = {}
+    for row in rows:
+        order.setdefault(row["layer"], row["depth"])
+    frame["layer"] = pd.Categorical(frame["layer"], sorted(order, key=lambda n: order[n]), ordered=True)
+    for column in frame.columns:
+        if METRICS_NAN.get(column) or column in ("sparsity", "epoch"):
+            frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def network_frame(
+    layers: pd.DataFrame, readers: Mapping[str, RunReader], failures: Sequence[Failure] = ()
+) -> pd.DataFrame:
+    """Whole-network values: one row per (run, step).
+
+    Parameters
+    ----------
+    layers : DataFrame
+        The layer frame.
+    readers : mapping of str to RunReader
+        By run name; their metrics are joined.
+    failures : sequence of Failure
+
+    Returns
+    -------
+    DataFrame
+        ``n_layers``, ``n_failed``; ``density`` (edges over entries of all its layers), ``mean_density`` (mean over
+        layers); the mean of each metric over the layers where it is defined, and beside it the share of layers where
+        it is, ``<metric>_coverage``; ``ramanujan_share`` of the layers with a proven verdict; the training metrics
+        recorded last at or before the step, and ``final_<name>``, the last of the whole run.
+    """
+    averaged = [
+        c for c in (*METRICS, *DYNAMICS) if c in layers and METRICS_NAN.get(c) and c not in ("density", "edges")
+    ]
+    averaged = [c for c in averaged if not c.startswith("n_") or c == "n_subgraphs"]
+    keys = [*RUN_COLUMNS, "step", "epoch"]
+    groups = layers.groupby(["run", "step"], sort=False)
+    histories = {run: training_history(reader) for run, reader in readers.items()}
+    rows = []
+    for (run, step), part in groups:
+        row: dict[str, Any] = {key: part[key].iloc[0] for key in keys}
+        row["n_layers"] = len(part)
+        row["n_failed"] = sum(f.run == run and f.step == step for f in failures)
+        entries = (part["edges"] / part["density"]).where(part["density"] > 0, part["n_left"] * part["n_right"])
+        row["density"] = part["edges"].sum() / entries.sum()
+        row["mean_density"] = part["density"].mean()
+        for name in averaged:
+            row[name] = part[name].mean()
+            row[f"{name}_coverage"] = part[name].notna().mean()
+        if "is_ramanujan" in part:
+            decided = part["is_ramanujan"].isin(["yes", "no"])
+            row["ramanujan_share"] = (
+                (part["is_ramanujan"] == "yes").sum() / decided.sum() if decided.any() else math.nan
+            )
+        row |= training_columns(histories[str(run)], int(row["step"]))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def training_history(reader: RunReader) -> dict[str, list[tuple[float, float]]]:
+    """Read what was logged during training: for each name its (step, value) pairs, in the order of writing."""
+    history: dict[str, list[tuple[float, float]]] = {}
+    for row in reader.metrics():
+        step = row.pop("step", None)
+        row.pop("epoch", None)
+        if isinstance(step, int | float):
+            for name, value in row.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    history.setdefault(name, []).append((step, value))
+    return history
+
+
+def training_columns(history: Mapping[str, Sequence[tuple[float, float]]], step: int) -> dict[str, float]:
+    """Training metrics as of `step`, and the last of the run."""
+    columns: dict[str, float] = {}
+    for name, seen in history.items():
+        before = [value for at, value in seen if at <= step]
+        columns[name] = before[-1] if before else math.nan
+        columns[f"final_{name}"] = seen[-1][1]
+    return columns
+
+
+def write_tables(analysis: Analysis, directory: Path) -> list[Path]:
+    """Write the frames of an analysis.
+
+    Parameters
+    ----------
+    analysis : Analysis
+    directory : Path
+        Made if need be.
+
+    Returns
+    -------
+    list of Path
+        ``layers.csv``, ``layers.parquet``, ``network.csv`` and ``summary.json``.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / name for name in ("layers.csv", "layers.parquet", "network.csv", "summary.json")]
+    write_atomically(paths[0], analysis.layers.to_csv(index=False).encode(), sync=False)
+    write_atomically(paths[1], analysis.layers.to_parquet(index=False), sync=False)
+    write_atomically(paths[2], analysis.network.to_csv(index=False).encode(), sync=False)
+    summary = {
+        "schema": "sift-graph/summary/1",
+        "settings": dict(analysis.settings),
+        "runs": sorted(set(analysis.layers["run"])),
+        "rows": len(analysis.layers),
+        "failures": [vars(f) for f in analysis.failures],
+        "warnings": list(analysis.warnings),
+        "timing": dict(analysis.timing),
+    }
+    write_atomically(paths[3], (json.dumps(summary, indent=1) + "\n").encode(), sync=False)
+    return paths

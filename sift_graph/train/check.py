@@ -1,0 +1,113 @@
+"""What a configuration must satisfy before anything is built or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+
+from sift_graph.errors import UsageError, did_you_mean
+from sift_graph.ift.families import FAMILIES, ROUNDINGS
+from sift_graph.sparsify import DISTRIBUTIONS, METHODS
+from sift_graph.train.config import Config
+from sift_graph.train.data import DATASETS
+from sift_graph.train.models import MODELS
+from sift_graph.train.optimizer import LR_SCHEDULES
+
+__all__ = ["checked"]
+
+
+def checked(config: Config, *, where: str = "") -> Config:
+    """Refuse a configuration that names what does not exist, or whose values do not fit.
+
+    Parameters
+    ----------
+    config : Config
+    where : str
+        Begins the error messages.
+
+    Returns
+    -------
+    Config
+        The same, with what was left to the model filled in.
+
+    Raises
+    ------
+    UsageError
+        With the key, what was found and what was expected.
+    """
+    for key, value, known in (
+        ("family", config.family, FAMILIES),
+        ("method", config.method, METHODS),
+        ("model.name", config.model.name, MODELS),
+        ("data.name", config.data.name, DATASETS),
+        ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
+        ("masks.width_rounding", config.masks.width_rounding, ROUNDINGS),
+        ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
+        ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
+    ):
+        check_name(key, value, known, where)
+    masks, optimizer, training = config.masks, config.optimizer, config.training
+    bounds: tuple[tuple[str, bool, object, str], ...] = (
+        (
+            "sparsity",
+            0 <= config.sparsity < 1,
+            config.sparsity,
+            "at least 0 and below 1, a fraction of zeros",
+        ),
+        ("seed", config.seed >= 0, config.seed, "0 or more"),
+        ("model.width", config.model.width >= 0, config.model.width, "1 or more, or 0 for the model's own"),
+        (
+            "model.depths",
+            all(n >= 1 for n in config.model.depths),
+            config.model.depths,
+            "1 or more in each stage",
+        ),
+        ("data.train_samples", config.data.train_samples >= 0, config.data.train_samples, "0 or more"),
+        ("data.noise", config.data.noise >= 0, config.data.noise, "0 or more"),
+        ("data.seed", config.data.seed >= -1, config.data.seed, "0 or more, or -1 for the run's seed"),
+        ("masks.every", masks.every >= 1, masks.every, "1 or more"),
+        ("masks.begin", masks.begin >= 0, masks.begin, "0 or more"),
+        ("masks.stop", 0 < masks.stop <= 1, masks.stop, "above 0 and at most 1, a fraction of the training"),
+        ("masks.drop_fraction", 0 <= masks.drop_fraction <= 1, masks.drop_fraction, "in [0, 1]"),
+        ("optimizer.lr", optimizer.lr > 0, optimizer.lr, "above 0"),
+        ("optimizer.momentum", 0 <= optimizer.momentum < 1, optimizer.momentum, "in [0, 1)"),
+        ("optimizer.weight_decay", optimizer.weight_decay >= 0, optimizer.weight_decay, "0 or more"),
+        ("optimizer.gamma", optimizer.gamma > 0, optimizer.gamma, "above 0"),
+        ("optimizer.warmup_epochs", optimizer.warmup_epochs >= 0, optimizer.warmup_epochs, "0 or more"),
+        ("training.epochs", training.epochs >= 1, training.epochs, "1 or more"),
+        ("training.batch_size", training.batch_size >= 2, training.batch_size, "2 or more, for batch norm"),
+        ("training.threads", training.threads >= 1, training.threads, "1 or more"),
+        ("checkpoint.seconds", config.checkpoint.seconds >= 0, config.checkpoint.seconds, "0 or more"),
+    )
+    for key, good, found, expected in bounds:
+        if not good:
+            raise UsageError(f"{where}{key}: expected {expected}, found {found}")
+    check_device(training.device, where)
+    if optimizer.nesterov and optimizer.momentum == 0:
+        raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
+    if not FAMILIES[config.family].is_masked and config.sparsity:
+        raise UsageError(
+            f"{where}sparsity: the family {config.family!r} has sparsity 0, found {config.sparsity}; "
+            "choose a sparse family (--family sparse_wide) or leave the sparsity out"
+        )
+    own = MODELS[config.model.name]
+    model = replace(config.model, width=config.model.width or own.width, depths=config.model.depths or own.depths)
+    return replace(config, model=model)
+
+
+def check_device(device: str, where: str) -> None:
+    """Refuse a device that this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch built without CUDA
+        first = str(error).splitlines()[0]
+        raise UsageError(f"{where}training.device: cannot use {device!r} ({first}); expected cpu or cuda") from error
+
+
+def check_name(key: str, value: str, known: Iterable[str], where: str) -> None:
+    """Refuse a name that is in no table, and suggest one."""
+    known = list(known)
+    if value not in known:
+        raise UsageError(f"{where}{key}: unknown {key.removesuffix('.name')} {value!r}{did_you_mean(value, known)}")

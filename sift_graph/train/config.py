@@ -1,0 +1,193 @@
+"""What a training run does: frozen dataclasses. ``config_file`` reads them from TOML and writes them back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RecordConfig",
+    "TrainingConfig",
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The dense model.
+
+    Attributes
+    ----------
+    name : str
+        A key of ``sift_graph.train.MODELS``.
+    width : int
+        Of the dense model: channels of the first stage of a resnet, units of a hidden layer of an mlp; 0 for the
+        model's own default.
+    depths : tuple of int
+        Blocks in each stage of a resnet, hidden layers of an mlp; empty for the model's own default.
+    """
+
+    name: str = "resnet"
+    width: int = 0
+    depths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data.
+
+    Attributes
+    ----------
+    name : str
+        A key of ``sift_graph.train.DATASETS``.
+    train_samples : int
+        Images to train on; the others are for validation. 0 for the data set's own split.
+    noise : float
+        Standard deviation of Gaussian noise added once to all images, in units of theirs.
+    seed : int
+        Of the split and the noise; -1 for the seed of the run.
+    """
+
+    name: str = "digits"
+    train_samples: int = 0
+    noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """How masks are laid out and when they move.
+
+    Attributes
+    ----------
+    distribution : str
+        A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
+    compensate : bool
+        Choose densities so that the whole model costs what the dense one does.
+    width_rounding : str
+        ``nearest`` or ``floor``: how a widened width becomes an integer.
+    every : int
+        Optimizer updates between two mask updates. The papers' 100 is for trainings of ten thousands of updates.
+    begin : int
+        Masks move after this update.
+    stop : float
+        Fraction of all updates after which masks rest.
+    drop_fraction : float
+        The first fraction of weights to drop; it falls to 0 as a cosine.
+    """
+
+    distribution: str = "uniform"
+    compensate: bool = True
+    width_rounding: str = "nearest"
+    every: int = 20
+    begin: int = 0
+    stop: float = 0.75
+    drop_fraction: float = 0.3
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD and its learning rate.
+
+    Attributes
+    ----------
+    lr, momentum, weight_decay : float
+        Weight decay spares norms and biases.
+    nesterov : bool
+    schedule : str
+        ``cosine`` or ``step``.
+    milestones : tuple of float
+        Of the step schedule: fractions of the training at which the rate is multiplied by `gamma`.
+    gamma : float
+    warmup_epochs : float
+        Linear warm-up, before either schedule.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    gamma: float = 0.2
+    warmup_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    device : str
+        As PyTorch names it. Runs are reproduced bit for bit on ``cpu``.
+    threads : int
+        PyTorch's threads during the run.
+    """
+
+    epochs: int = 30
+    batch_size: int = 50
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What is recorded at step 0, at each mask update, and at the end.
+
+    Attributes
+    ----------
+    weights : str
+        ``none``, ``fp16`` or ``fp32``.
+    """
+
+    weights: str = "fp16"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state is saved, for ``resume``.
+
+    Attributes
+    ----------
+    seconds : float
+        Time between two checkpoints; they are written at the ends of epochs. 0 for each epoch.
+    """
+
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes
+    ----------
+    family : str
+        A key of ``sift_graph.ift.FAMILIES``.
+    sparsity : float
+        Nominal fraction of zeros, in [0, 1); 0 for the dense family.
+    method : str
+        A key of ``sift_graph.sparsify.METHODS``; not used by the dense family.
+    seed : int
+        Of initial weights, masks, batches and random growth.
+    model, data, masks, optimizer, training, record, checkpoint
+        Tables of their own.
+    """
+
+    family: str = "dense"
+    sparsity: float = 0.0
+    method: str = "static"
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -1,0 +1,261 @@
+"""The training loop: one pass from a configuration to a run directory.
+
+A run is reproduced bit for bit by its configuration on one machine: initial weights come from the seed, masks from the
+seed and their names, the batches of an epoch from the seed and the epoch, random growth from the seed, the name and the
+step. A checkpoint is written at the end of an epoch, after everything up to its step has been recorded, so that a run
+that goes on from there writes what the uninterrupted one would have written.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sift_graph.errors import TrainingError, UsageError
+from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.sparsify import METHODS, MaskSet
+from sift_graph.store import RunWriter, WeightPolicy, write_atomically
+from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
+from sift_graph.train.check import checked
+from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from sift_graph.train.config import Config
+from sift_graph.train.config_file import to_toml
+from sift_graph.train.data import Dataset, load_data
+from sift_graph.train.optimizer import learning_rate, make_optimizer
+from sift_graph.train.progress import Progress, Report, reporting
+from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, progress: Progress = False) -> RunResult:
+    """Train one model and record its masks.
+
+    Parameters
+    ----------
+    config : Config
+    out : path
+        The run directory, made if need be. It gets the masks at step 0, at each step of the mask schedule and at the
+        end, ``metrics.jsonl`` with a row an epoch, ``config.toml``, ``checkpoint.pt``, and last ``done.json``.
+    resume : bool
+        Go on with the run that is there, from its last checkpoint; what it had recorded after that is put aside.
+        A run that is finished is left as it is. Where there is no run yet, begin one.
+    progress : bool or callable
+        True for a bar on stderr where that is a terminal; a callable is called as ``progress(step, steps)`` after
+        each epoch.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    UsageError
+        If the configuration cannot be built; nothing is written then.
+    RunDirectoryError
+        If the directory holds another run, or with `resume`, one of another configuration; nothing is written then.
+    TrainingError
+        If the loss is no longer finite. What was recorded until then stays.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from sift_graph.train import load_config
+    >>> config = load_config(model="mlp", sets=["training.epochs=1", "masks.every=5"])
+    >>> with TemporaryDirectory() as directory:
+    ...     result = run(config, f"{directory}/run")
+    >>> result.steps, result.ratio
+    (20, 1.0)
+    """
+    config = checked(config)
+    run_dir = Path(out)
+    found = blueprint(config)
+    if resume:
+        check_same_run(config, run_dir)
+        if (earlier := finished(run_dir)) is not None:
+            return earlier
+    with isolated(config):
+        trainer = Trainer(config, found)  # everything that can be wrong with a configuration is found in here
+        about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
+            "method": config.method if found.plan.is_masked else config.family,
+            "model": config.model.name,
+            "data": config.data.name,
+        }
+        writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
+        write_atomically(run_dir / CONFIG, to_toml(config).encode())
+        logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
+        began = time.perf_counter()
+        if resume:
+            trainer.resume(writer)
+        with reporting(progress, run_dir.name) as report:
+            row = trainer.train(writer, report)
+    result = RunResult(
+        run_dir=run_dir,
+        steps=trainer.steps,
+        val_accuracy=row["val_accuracy"],
+        val_loss=row["val_loss"],
+        ratio=found.ratio,
+        effective_sparsity=found.effective_sparsity,
+        seconds=time.perf_counter() - began,
+    )
+    mark_finished(result)
+    return result
+
+
+class Trainer:
+    """Model, data, optimizer, masks and method of one run, and the step that they are at."""
+
+    def __init__(self, config: Config, found: Blueprint) -> None:
+        self.config = config
+        self.device = torch.device(config.training.device)
+        self.data: Dataset = load_data(config.data, config.seed)
+        self.model: nn.Module = build_model(config).to(self.device)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        samples, batch = len(self.data.train_labels), config.training.batch_size
+        self.steps_per_epoch = samples // batch + (samples % batch > 1)  # batch norm cannot train on one image
+        if not self.steps_per_epoch:
+            raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
+        self.steps = config.training.epochs * self.steps_per_epoch
+        self.schedule = mask_schedule(config, self.steps)
+        self.masks: MaskSet | None = make_masks(config, self.model, found)
+        self.method = None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
+        self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
+        self.step = 0
+        self.row: dict[str, Any] = {}
+
+    def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
+        """Train from the present step to the end; give the last row of metrics."""
+        images, labels = (part.to(self.device) for part in (self.data.train_images, self.data.train_labels))
+        if self.step == 0:
+            self.snapshot(writer)
+        saved = time.monotonic()
+        for epoch in range(self.step // self.steps_per_epoch, self.config.training.epochs):
+            self.model.train()
+            losses = []
+            for batch in batches(len(labels), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
+                losses.append(self.update(images[batch], labels[batch], writer.run_dir))
+                if self.schedule.is_update(self.step) or self.step == self.steps:
+                    self.snapshot(writer)
+            self.row = {
+                "step": self.step,
+                "epoch": epoch + 1,
+                "loss": float(np.mean(losses)),
+                **self.validate(),
+            }
+            self.row["lr"] = self.optimizer.param_groups[0]["lr"]
+            if self.masks is not None:
+                self.row["itop_rate"] = self.masks.itop_rate()
+            writer.append_metrics(self.row)
+            if self.step == self.steps or time.monotonic() - saved >= self.config.checkpoint.seconds:
+                save_checkpoint(writer.run_dir / CHECKPOINT, self.state_dict())
+                saved = time.monotonic()
+            report(self.step, self.steps)
+        return self.row
+
+    def update(self, images: torch.Tensor, labels: torch.Tensor, run_dir: Path) -> float:
+        """Make one optimizer update, then let the method move the masks; give the loss."""
+        config = self.config.optimizer
+        rate = learning_rate(config, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(self.model(images), labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{run_dir}: the loss is {value} at step {self.step + 1} of {self.steps}; what was recorded until then "
+                "is kept. Lower optimizer.lr or set optimizer.warmup_epochs"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.step += 1
+        if self.method is not None:
+            self.method.step(self.step)
+        return value
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and accuracy on the validation images."""
+        self.model.eval()
+        loss, right = 0.0, 0
+        images, labels = self.data.validation_images, self.data.validation_labels
+        for x, y in zip(torch.split(images, 512), torch.split(labels, 512), strict=True):
+            x, y = x.to(self.device), y.to(self.device)
+            logits = self.model(x)
+            loss += functional.cross_entropy(logits, y, reduction="sum").item()
+            right += int((logits.argmax(1) == y).sum())
+        return {"val_loss": loss / len(labels), "val_accuracy": right / len(labels)}
+
+    def snapshot(self, writer: RunWriter) -> None:
+        """Record the masks and weights of this step; those of the dense family are all ones."""
+        masks: Mapping[str, torch.Tensor] = self.masks.masks() if self.masks is not None else {}
+        layers = {}
+        for name, groups in self.layers.items():
+            weight = cast(torch.Tensor, self.model.get_submodule(name).weight)
+            mask = masks.get(name)
+            source = "dense" if mask is None else "mask_set"
+            if mask is None:
+                mask = torch.ones_like(weight, dtype=torch.bool)
+            layers[name] = LayerMask.from_dense(name, mask, weight, groups=groups, source=source)
+        policy = cast(WeightPolicy, self.config.record.weights)
+        writer.write_snapshot(Snapshot(self.step, layers, self.step / self.steps_per_epoch), weights=policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, in plain tensors and numbers."""
+        return {
+            "config": to_toml(self.config),
+            "step": self.step,
+            "row": self.row,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "masks": None if self.masks is None else self.masks.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def resume(self, writer: RunWriter) -> None:
+        """Go on from the last checkpoint, or from step 0 where there is none; put later recordings aside."""
+        state = load_checkpoint(writer.run_dir / CHECKPOINT)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.masks is not None:
+                self.masks.load_state_dict(state["masks"])
+            self.step, self.row = state["step"], state["row"]
+            torch.set_rng_state(state["torch_rng"])
+        writer.rewind(self.step if state is not None else -1)
+        logger.info("%s: resumed at step %d of %d", writer.run_dir, self.step, self.steps)
+
+
+def batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[torch.Tensor]:
+    """Draw the indices of each batch of an epoch; a last batch of one image is left out."""
+    order = np.random.default_rng([seed, epoch]).permutation(samples)
+    for batch in torch.split(torch.from_numpy(order), batch_size):
+        if len(batch) > 1:
+            yield batch
+
+
+@contextmanager
+def isolated(config: Config) -> Iterator[None]:
+    """Seed PyTorch and set its threads for a run; put both back as they were."""
+    threads = torch.get_num_threads()
+    device = torch.device(config.training.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.set_num_threads(config.training.threads)
+        torch.manual_seed(config.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

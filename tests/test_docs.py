@@ -1,0 +1,67 @@
+"""What the documentation says works, as it stands there."""
+
+import re
+
+import numpy as np
+import pytest
+
+from sift_graph.metrics import METRICS
+from sift_graph.store import RunReader
+from tests.runs import write_run
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def root(request):
+    return request.config.rootpath
+
+
+def test_the_reader_of_the_format_page_reads(root, tmp_path):
+    (code,) = blocks(root / "docs/file-format.md", "python")
+    assert len(code.splitlines()) <= 18
+    assert "sift_graph" not in code
+    namespace = {}
+    exec(code, namespace)
+    run = write_run(tmp_path / "a", moving=False)  # static: later snapshots refer to the first
+    for step in (0, 30):
+        for name, layer in RunReader(run).load_snapshot(step).layers.items():
+            assert np.array_equal(namespace["read_mask"](run, step, name), layer.mask)
+
+
+def test_the_python_of_the_readme_and_quickstart_runs(root, tmp_path, monkeypatch):
+    write_run(tmp_path / "runs/a", accuracy=0.8)
+    monkeypatch.chdir(tmp_path)
+    for page in ("README.md", "docs/quickstart.md"):
+        examples = [b for b in blocks(root / page, "python") if "train()" not in b]
+        assert examples
+        namespace = {}
+        for code in examples:
+            exec(code, namespace)
+
+
+def test_the_commands_of_the_readme_exist(root):
+    from typer.testing import CliRunner
+
+    from sift_graph.cli import app
+
+    lines = [
+        line
+        for page in ("README.md", "docs/quickstart.md")
+        for b in blocks(root / page, "sh")
+        for line in b.splitlines()
+    ]
+    used = [line.split("#")[0].split() for line in lines if line.startswith("sift-graph ")]
+    assert used
+    for words in used:
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+        assert shown.exit_code == 0
+        for option in (w for w in words if w.startswith("--")):
+            assert option in shown.stdout, (words[1], option)
+
+
+def test_the_catalogue_page_is_printed_from_the_registry(root):
+    assert "{metric-catalogue}" in (root / "docs/metrics.md").read_text()
+    assert {"ramanujan_gap", "imdb", "imsg", "weighted_spectral_gap"} <= set(METRICS)

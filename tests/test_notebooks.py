@@ -1,0 +1,49 @@
+"""Each notebook runs from top to bottom, in a child process of its own with a clock of ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+jupytext = pytest.importorskip("jupytext", reason="jupytext is in the extra 'notebooks'")
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.py"))
+RUNNER = """
+import sys, jupytext
+from nbclient import NotebookClient
+notebook = jupytext.read(sys.argv[1])
+NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}).execute()
+images = sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", []))
+streams = [o for c in notebook.cells for o in c.get("outputs", []) if o["output_type"] == "stream"]
+jupytext.write(notebook, sys.argv[2] + "/executed.ipynb")
+print(images)
+for stream in streams:
+    print(stream["name"], stream["text"])
+"""
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(notebook, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "SIFT_GRAPH_STUDY"}
+    environment |= {"OMP_NUM_THREADS": "1", "JUPYTER_PLATFORM_DIRS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, str(notebook), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    images, _, complaints = done.stdout.partition("\n")
+    assert int(images) >= 3
+    assert "Warning" not in complaints, complaints
+    assert "stderr" not in complaints, complaints
+
+
+def test_notebooks_use_public_names_only():
+    for notebook in NOTEBOOKS:
+        for line in notebook.read_text().splitlines():
+            assert not line.lstrip("# ").startswith(("from sift_graph._", "import sift_graph._")), (notebook, line)

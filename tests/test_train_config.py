@@ -1,0 +1,126 @@
+"""Configurations: read, overridden, written back; and what is refused."""
+
+import dataclasses
+import re
+import tomllib
+from inspect import isfunction
+from pkgutil import iter_modules
+
+import pytest
+
+from sift_graph import train
+from sift_graph.errors import UsageError
+from sift_graph.train import Config, load_config, to_toml
+from sift_graph.train.config_file import field_types
+
+
+def test_a_file_sets_and_overrides_in_that_order(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'family = "sparse_wide"\nsparsity = 0.5\nmethod = "set"\nmodel = "mlp"\n'
+        "data = { noise = 1, train_samples = 200 }\n[optimizer]\nlr = 0.2\nmilestones = [0.5]\n"
+    )
+    config = load_config(path, ["sparsity=0.75", "method=rigl", "optimizer.lr = 0.05"], sparsity=0.9, seed=None)
+    assert (config.family, config.sparsity, config.method, config.seed) == ("sparse_wide", 0.9, "rigl", 0)
+    assert (config.model.name, config.data.noise, config.data.train_samples) == ("mlp", 1.0, 200)
+    assert type(config.data.noise) is float
+    assert (config.optimizer.lr, config.optimizer.milestones) == (0.05, (0.5,))
+
+
+def test_without_anything_the_defaults_stand():
+    config, plain = load_config(), Config()
+    assert dataclasses.replace(config, model=plain.model) == plain
+    assert (config.model.name, config.model.width, config.model.depths) == ("resnet", 8, (1, 1, 1))
+
+
+def test_a_table_may_be_given_whole_or_by_its_name():
+    assert load_config(sets=["model={name='mlp', width=5}", "model.depths=[3]"]).model.width == 5
+    assert load_config(sets=["model=mlp"]).model.name == "mlp"
+    config = load_config(model={"width": 5, "depths": [1, 2]}, data="digits")
+    assert config.model.depths == (1, 2)
+
+
+def test_what_is_written_reads_back_equal(tmp_path):
+    config = load_config(
+        sets=[
+            "model.depths=[1, 2]",
+            "optimizer.milestones=[]",
+            "optimizer.nesterov=false",
+            "optimizer.lr=1e-7",
+            "seed=3",
+        ]
+    )
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert load_config(path) == config
+    tables = [name for name, kind in field_types(Config).items() if dataclasses.is_dataclass(kind)]
+    assert [name for name, value in tomllib.loads(to_toml(config)).items() if isinstance(value, dict)] == tables
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("optimizer.lrr=1", "--set optimizer.lrr=1: unknown config key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ("modle=mlp", "unknown config key 'modle'; did you mean 'model'?"),
+        ("lr=1", "unknown config key 'lr'; did you mean 'optimizer.lr'?"),
+        ("model.name.x=1", "unknown config key 'model.name.x'; known: "),
+        ("optimizer={lrr=1}", "unknown config key 'optimizer.lrr'; did you mean"),
+        ("optimizer=3", "optimizer: expected a table with any of lr, momentum"),
+        ("optimizer=adam", "optimizer: expected a table with any of lr, momentum"),
+        ("optimizer.lr", "--set optimizer.lr: expected name=value"),
+        ("training.epochs=1.5", "training.epochs: expected int, found 1.5"),
+        ("training.epochs=true", "training.epochs: expected int, found True"),
+        ("optimizer.lr=nan", "optimizer.lr: expected a finite number, found nan"),
+        ("model.depths=2", "model.depths: expected a list, found 2"),
+        ("model.depths=['a']", "model.depths: expected int, found 'a'"),
+        ("family=sparsewide", "family: unknown family 'sparsewide'; did you mean 'sparse_wide'?"),
+        ("method=rgl", "method: unknown method 'rgl'; did you mean 'rigl'?"),
+        ("model=resnett", "model.name: unknown model 'resnett'; did you mean 'resnet'?"),
+        ("data=digit", "data.name: unknown data 'digit'; did you mean 'digits'?"),
+        ("masks.distribution=erkk", "unknown masks.distribution 'erkk'; did you mean 'erk'?"),
+        ("masks.width_rounding=up", "unknown masks.width_rounding 'up'; known: floor, nearest"),
+        ("optimizer.schedule=cos", "unknown optimizer.schedule 'cos'"),
+        ("record.weights=fp8", "unknown record.weights 'fp8'"),
+        ("sparsity=1.0", "sparsity: expected at least 0 and below 1, a fraction of zeros, found 1.0"),
+        ("sparsity=-0.5", "sparsity: expected at least 0 and below 1, a fraction of zeros, found -0.5"),
+        ("sparsity=0.5", "the family 'dense' has sparsity 0, found 0.5; choose a sparse family"),
+        ("seed=-1", "seed: expected 0 or more, found -1"),
+        ("model.width=-1", "model.width: expected 1 or more, or 0 for the model's own, found -1"),
+        ("model.depths=[1, 0]", "model.depths: expected 1 or more in each stage, found (1, 0)"),
+        ("data.noise=-1", "data.noise: expected 0 or more, found -1.0"),
+        ("masks.every=0", "masks.every: expected 1 or more, found 0"),
+        ("masks.stop=1.5", "masks.stop: expected above 0 and at most 1, a fraction of the training, found 1.5"),
+        ("masks.drop_fraction=2", "masks.drop_fraction: expected in [0, 1], found 2.0"),
+        ("optimizer.lr=0", "optimizer.lr: expected above 0, found 0.0"),
+        ("optimizer.momentum=0", "optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false"),
+        ("training.batch_size=1", "training.batch_size: expected 2 or more, for batch norm, found 1"),
+        ("training.device=warp", "training.device: cannot use 'warp'"),
+    ],
+)
+def test_bad_values_are_refused_by_name(item, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_config(sets=[item])
+
+
+def test_a_bad_file_is_named(tmp_path):
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(UsageError, match=r"missing\.toml: cannot be read \(No such file"):
+        load_config(missing)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = \n")
+    with pytest.raises(UsageError, match=r"broken\.toml: is not TOML \(.*line 1"):
+        load_config(broken)
+    odd = tmp_path / "odd.toml"
+    odd.write_text("[optimiser]\nlr = 1\n")
+    with pytest.raises(UsageError, match=r"odd\.toml: unknown config key 'optimiser'; did you mean 'optimizer'"):
+        load_config(odd)
+
+
+def test_public_names_are_what_they_say_in_any_order():
+    # A function must not share its name with a module of the package: importing the one would hide the other.
+    names = [name for name in train.__all__ if name.islower()]
+    assert names == ["describe", "load_config", "load_study", "run", "sweep", "to_toml"]
+    for name in train.__all__:
+        getattr(train, name)
+    assert all(isfunction(getattr(train, name)) for name in names)
+    assert not {module.name for module in iter_modules(train.__path__)} & set(train.__all__)

@@ -1,0 +1,281 @@
+"""Whole runs: what they record, that they repeat and resume bit for bit, and how they fail."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from sift_graph.errors import DamagedStoreError, RunDirectoryError, TrainingError, UsageError
+from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.sparsify import METHODS
+from sift_graph.store import RunReader, RunWriter, find_runs
+from sift_graph.train import load_config, loop, run
+from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
+
+SETS = [
+    "model.width=4",
+    "model.depths=[1, 1]",
+    "data.train_samples=120",
+    "data.noise=0.5",
+    "training.epochs=5",
+    "training.batch_size=30",
+    "masks.every=3",
+    "checkpoint.seconds=0",
+]
+STEPS = 20
+UPDATES = [3, 6, 9, 12]  # every third, before step 15
+
+
+def config(method="rigl", *sets, family="sparse_wide", sparsity=0.75, **overrides):
+    return load_config(sets=[*SETS, *sets], family=family, sparsity=sparsity, method=method, **overrides)
+
+
+def recorded(run_dir):
+    """Everything that must repeat: masks and weights of all steps, and the lines of the metrics."""
+    reader = RunReader(run_dir)
+    layers = {}
+    for step in reader.steps:
+        for layer in reader.load_snapshot(step):
+            layers[step, layer.layer] = (layer.digest, layer.values.tobytes())
+    return layers, (run_dir / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_records_what_it_should(tmp_path, method):
+    result = run(config(method), tmp_path / "a")
+    reader = RunReader(tmp_path / "a")
+    assert reader.steps == [0, *UPDATES, STEPS]
+    assert reader.about == {
+        "family": "sparse_wide", "sparsity": 0.75, "seed": 0, "method": method, "model": "resnet", "data": "digits"
+    }  # fmt: skip
+    table = reader.header["layers"]
+    assert [row["name"] for row in table][:2] == ["stem", "stage1.0.conv1"]
+    masked = {row["name"]: row for row in table if row["masked"]}
+    snapshots = [reader.load_snapshot(step) for step in reader.steps]
+    for snapshot in snapshots:
+        assert snapshot.epoch == snapshot.step / 4
+        assert list(snapshot.layers) == list(masked)
+        for layer in snapshot:
+            assert (layer.edges, layer.source) == (masked[layer.layer]["edges"], "mask_set")
+            assert list(layer.shape) == masked[layer.layer]["shape"]
+            assert layer.values is not None
+    moved = [any(a.layers[name].digest != b.layers[name].digest for name in masked) for a, b in pairwise(snapshots)]
+    assert moved == [method != "static"] * len(UPDATES) + [False]
+    rows = list(reader.metrics())
+    assert [(row["step"], row["epoch"]) for row in rows] == [(4 * n, n) for n in range(1, 6)]
+    assert set(rows[0]) == {"step", "epoch", "loss", "val_loss", "val_accuracy", "lr", "itop_rate"}
+    assert (rows[-1]["val_accuracy"], rows[-1]["val_loss"]) == (result.val_accuracy, result.val_loss)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert result.steps == STEPS
+    assert result.ratio == pytest.approx(1, abs=0.005)
+    assert load_config(tmp_path / "a" / "config.toml") == config(method)
+    assert "validation accuracy" in result.headline()
+    assert json.loads(json.dumps(result.summary()))["run_dir"] == str(tmp_path / "a")
+
+
+def test_a_dense_run_records_ones_at_the_same_steps(tmp_path):
+    result = run(config(family="dense", sparsity=0.0), tmp_path / "dense")
+    reader = RunReader(tmp_path / "dense")
+    assert reader.steps == [0, *UPDATES, STEPS]
+    assert (reader.about["method"], result.ratio, result.effective_sparsity) == ("dense", 1.0, 0.0)
+    for step in reader.steps:
+        for entry in reader.entries(step):
+            assert entry["nnz"] == np.prod(entry["shape"])
+            assert entry["source"] == "dense"
+            assert entry["ref"] == (0 if step else None)  # stored once
+    assert set(next(reader.metrics())) == {"step", "epoch", "loss", "val_loss", "val_accuracy", "lr"}
+
+
+def test_recorded_weights_are_those_on_the_mask_and_newborn_ones_are_edges(tmp_path):
+    run(config("rigl", "record.weights=fp32"), tmp_path / "a")
+    reader = RunReader(tmp_path / "a")
+    before, after = reader.load_snapshot(3), reader.load_snapshot(6)
+    grown = 0
+    for name, layer in after.layers.items():
+        new = layer.mask & ~before.layers[name].mask
+        assert (layer.weight[new] == 0).all()
+        grown += new.sum()
+    assert grown
+    state = load_checkpoint(tmp_path / "a" / CHECKPOINT)
+    last = reader.load_snapshot(STEPS)
+    for name, layer in last.layers.items():
+        assert (layer.weight == state["model"][f"{name}.weight"].numpy()).all()
+
+
+def test_weights_can_be_left_out(tmp_path):
+    run(config("static", "record.weights=none"), tmp_path / "a")
+    assert all(layer.values is None for layer in RunReader(tmp_path / "a").load_snapshot(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_command_twice_gives_the_same_run(tmp_path, method):
+    run(config(method), tmp_path / "a")
+    torch.manual_seed(12345)
+    torch.rand(5)
+    run(config(method), tmp_path / "b")
+    assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+    run(config(method, seed=1), tmp_path / "c")
+    assert recorded(tmp_path / "a") != recorded(tmp_path / "c")
+
+
+def test_a_run_leaves_the_process_as_it_was(tmp_path):
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    run(config(), tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+class Stop(Exception):
+    """What interrupts a run here."""
+
+
+def run_until(step, config, run_dir, monkeypatch):
+    """Begin a run and stop it when it has made so many updates."""
+    update = loop.Trainer.update
+
+    def until(self, *args):
+        if self.step == step:
+            raise Stop("stopped on purpose")
+        return update(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "update", until)
+        with pytest.raises(Stop, match="on purpose"):
+            run(config, run_dir)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("at_step", [2, 8, 14])  # before any checkpoint, right after one, with recordings after one
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, method, at_step):
+    whole = run(config(method), tmp_path / "whole")
+    run_until(at_step, config(method), tmp_path / "parts", monkeypatch)
+    assert max(RunReader(tmp_path / "parts").steps) <= at_step
+    torch.manual_seed(777)
+    result = run(config(method), tmp_path / "parts", resume=True)
+    assert recorded(tmp_path / "parts") == recorded(tmp_path / "whole")
+    assert (result.val_accuracy, result.steps) == (whole.val_accuracy, whole.steps)
+    aside = list((tmp_path / "parts" / "masks" / "abandoned").glob("*/*.safetensors"))
+    checkpointed = at_step - at_step % 4
+    late = [s for s in [0, *UPDATES] if checkpointed < s <= at_step] if checkpointed else [0]
+    assert len(aside) == len(late)
+    assert find_runs(tmp_path) == [tmp_path / "parts", tmp_path / "whole"]
+
+
+def test_checkpoints_keep_their_distance_but_the_last_is_always_there(tmp_path, monkeypatch):
+    steps = []
+    save = loop.save_checkpoint
+    monkeypatch.setattr(loop, "save_checkpoint", lambda path, state: (steps.append(state["step"]), save(path, state)))
+    run(config("static", "checkpoint.seconds=3600"), tmp_path / "a")
+    assert steps == [STEPS]
+    run(config("static"), tmp_path / "b")
+    assert steps == [STEPS, 4, 8, 12, 16, 20]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    first = run(config(), tmp_path / "a")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+    assert run(config(), tmp_path / "a", resume=True) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")} == before
+
+
+def test_resume_where_nothing_is_yet_begins_a_run(tmp_path):
+    assert run(config(), tmp_path / "new", resume=True).steps == STEPS
+
+
+def test_another_run_is_not_overwritten(tmp_path):
+    run(config(), tmp_path / "a")
+    before = recorded(tmp_path / "a")
+    with pytest.raises(RunDirectoryError, match=r"holds another run .*nothing was overwritten"):
+        run(config(seed=1), tmp_path / "a")
+    with pytest.raises(
+        RunDirectoryError, match=r"holds a run of another configuration: 'seed = 0' there, 'seed = 1' asked"
+    ):
+        run(config(seed=1), tmp_path / "a", resume=True)
+    assert recorded(tmp_path / "a") == before
+
+
+def test_a_run_that_the_trainer_did_not_make_is_not_resumed(tmp_path):
+    writer = RunWriter(tmp_path / "theirs")
+    layer = LayerMask.from_dense("fc", np.eye(3, dtype=bool))
+    writer.write_snapshot(Snapshot(0, {"fc": layer}))
+    with pytest.raises(RunDirectoryError, match=r"did not make \(no config\.toml\); nothing was changed"):
+        run(config(), tmp_path / "theirs", resume=True)
+    assert RunReader(tmp_path / "theirs").steps == [0]
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(RunDirectoryError, match=r"is not empty and is not a run directory \(it holds 'letter\.txt'\)"):
+        run(config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.train_samples=1797"], "leave none for validation"),
+        (["data.train_samples=1"], "2 or more images to train on, found 1"),
+        (["masks.begin=15"], "ends at step 15, before or where it begins"),
+        (["masks.every=16"], "would never move"),
+        (["sparsity=0.9999"], "no sparsity reaches the budget"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, sets, message):
+    bad = load_config(sets=["family=sparse_wide", "sparsity=0.75", "method=rigl", *SETS, *sets])
+    with pytest.raises(UsageError, match=message):
+        run(bad, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_path):
+    with pytest.raises(
+        TrainingError, match=r"a: the loss is (nan|inf) at step \d+ of 20; what was recorded .* is kept"
+    ):
+        run(config("rigl", "optimizer.lr=1e30"), tmp_path / "a")
+    reader = RunReader(tmp_path / "a")
+    assert reader.steps[0] == 0
+    for layer in reader.load_snapshot(0):
+        assert np.isfinite(layer.values).all()
+    assert not (tmp_path / "a" / "done.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+    run_until(9, config(), tmp_path / "a", monkeypatch)
+    path = tmp_path / "a" / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(
+        DamagedStoreError, match=r"checkpoint\.pt: is not a checkpoint, or a damaged one .*remove it to begin"
+    ):
+        run(config(), tmp_path / "a", resume=True)
+    assert RunReader(tmp_path / "a").steps == [0, 3, 6, 9]
+    path.unlink()
+    run(config(), tmp_path / "a", resume=True)
+    run(config(), tmp_path / "b")
+    assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("boo",))
+
+    torch.save({"step": Evil()}, tmp_path / CHECKPOINT)
+    with pytest.raises(DamagedStoreError, match=r"is not a checkpoint"):
+        load_checkpoint(tmp_path / CHECKPOINT)
+
+
+def test_progress_is_told(tmp_path):
+    told = []
+    run(config("static"), tmp_path / "a", progress=lambda done, total: told.append((done, total)))
+    assert told == [(4 * n, STEPS) for n in range(1, 6)]
+    assert run(config("static"), tmp_path / "b", progress=True).steps == STEPS  # no terminal here: silent
+
+
+def test_an_mlp_trains_and_a_last_batch_of_one_is_left_out(tmp_path):
+    result = run(config("rigl", "model={name='mlp', width=64, depths=[5]}", "data.train_samples=121"), tmp_path / "a")
+    assert result.steps == STEPS
+    assert {entry["name"] for entry in RunReader(tmp_path / "a").entries(0)} == {f"hidden.{i}" for i in range(5)}
+    assert run(config("rigl", "data.train_samples=122"), tmp_path / "b").steps == 25
