@@ -141,7 +141,8 @@ class BipartiteGraph:
         per_group = self.n_right // self.groups
         if self.bits.nbytes <= SMALL:
             dense = self.dense_rows(0, self.n_right).reshape(self.groups, per_group, self.block_left)
-            return dense.sum(axis=1, dtype=np.int64).reshape(-1)
+            counts: np.ndarray = dense.sum(axis=1, dtype=np.int64).reshape(-1)
+            return counts
         from sift_graph.bits import count_columns
 
         blocks = (self.bits[group * per_group : (group + 1) * per_group] for group in range(self.groups))
@@ -331,7 +332,7 @@ class BipartiteGraph:
         return count, full[: self.n_left], full[self.n_left :]
 
     def _labels(self) -> np.ndarray:
-        """Some number for each left, then each right vertex, equal within a component."""
+        """Give a number to each left, then each right vertex, equal within a component."""
         n = self.n_left + self.n_right
         if self.bits.nbytes <= SMALL:
             from scipy.sparse import csr_array
@@ -346,10 +347,10 @@ class BipartiteGraph:
         found = np.empty(n, dtype=np.int64)
         per_group = self.n_right // self.groups
         for group in range(self.groups):
-            left = slice(group * self.block_left, (group + 1) * self.block_left)
-            right = slice(self.n_left + group * per_group, self.n_left + (group + 1) * per_group)
+            columns = slice(group * self.block_left, (group + 1) * self.block_left)
+            rows = slice(self.n_left + group * per_group, self.n_left + (group + 1) * per_group)
             joined = join_components(self.bits[group * per_group : (group + 1) * per_group], self.block_left)
-            first = n + group  # all in one component: any number no other block uses
-            found[left] = first if joined is None else joined[: self.block_left] + left.start
-            found[right] = first if joined is None else joined[self.block_left :] + left.start
+            alone = n + group  # all in one component: any number no other block uses
+            found[columns] = alone if joined is None else joined[: self.block_left] + columns.start
+            found[rows] = alone if joined is None else joined[self.block_left :] + columns.start
         return found

@@ -14,13 +14,14 @@ defect :math:`\delta`; hence :math:`\lambda_j(G) \ge (h_j - \text{error}) / (1 +
 
 .. math:: \lambda_{q+1}(G) \le \lambda_1(G - U^T \mathrm{diag}(\tau) U) \le x - \lambda_{\min}(C),
 
-whatever U and :math:`\tau` are; with the leading eigenpairs the bound is tight. Let :math:`\hat C` be C as it is stored.
+whatever U and :math:`\tau` are; with the leading eigenpairs the bound is tight. Let
+:math:`\hat C` be C as it is stored.
 If its Cholesky factorisation in floating point runs to the end with factor L, then (Higham, *Accuracy and
-Stability*, Theorem 10.3, which holds for every order of the sums, blocked or not)
-:math:`L L^T = \hat C + E, |E| \le \gamma_{n+1} |L||L|^T`, so
-:math:`\lambda_{\min}(\hat C) \ge -\gamma_{n+1} \rho`, where :math:`\rho`, the largest row sum of
-:math:`|L||L|^T`, is computed from L itself. Forming an entry costs q + 2 operations in float64 and one rounding to the working precision,
-each relative to terms whose matrices have norms of at most trace, :math:`\sum \tau \|u\|^2` and x. Altogether
+Stability*, Theorem 10.3, which holds for every order of the sums, blocked or not) :math:`L L^T = \hat C + E` with
+:math:`|E| \le \gamma_{n+1} |L||L|^T`, so :math:`\lambda_{\min}(\hat C) \ge -\gamma_{n+1} \rho`, where :math:`\rho`,
+the largest row sum of :math:`|L||L|^T`, is computed from L itself. Forming an entry costs q + 2 operations in float64
+and one rounding to the working precision, each relative to terms whose matrices have norms of at most trace,
+:math:`\sum \tau \|u\|^2` and x. Altogether
 
 .. math:: \lambda_{q+1}(G) \le x + \gamma_{n+1}\rho + (u + (q + 4) 2^{-53}) (x + \mathrm{trace} + \textstyle\sum\tau
           \|u\|^2) + \|\Delta G\|,

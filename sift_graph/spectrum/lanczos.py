@@ -307,7 +307,8 @@ def lanczos(
         apply(basis[k], w)
         breakdowns += extend(basis, alpha, beta, k, n, _away_from(locked, w))
         if locked is not None and k + 1 < len(basis):
-            basis[k + 1] = _away_from(locked, basis[k + 1])
+            row = _away_from(locked, basis[k + 1])
+            basis[k + 1] = row / np.linalg.norm(row)  # after a breakdown the new direction was a free one
         k += 1
         if k == free:
             beta[k - 1] = 0.0

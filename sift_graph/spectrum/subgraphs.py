@@ -135,10 +135,12 @@ class _Layout:
 def _unions(bits: np.ndarray, segments: np.ndarray) -> np.ndarray:
     """Count the columns that each segment meets."""
     if bits.size <= SMALL_WORDS:
-        return np.bitwise_count(np.bitwise_or.reduceat(bits, segments[:-1], axis=0)).sum(axis=1, dtype=np.int64)
-    from sift_graph.spectrum.groups import count_unions
+        unions = np.bitwise_or.reduceat(bits, segments[:-1], axis=0)
+        counts: np.ndarray = np.bitwise_count(unions).sum(axis=1, dtype=np.int64)
+    else:
+        from sift_graph.spectrum.groups import count_unions
 
-    counts: np.ndarray = count_unions(bits, segments)
+        counts = count_unions(bits, segments)
     return counts
 
 
