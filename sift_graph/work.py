@@ -14,7 +14,6 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +25,7 @@ from sift_graph.errors import DamagedStoreError, RunDirectoryError, SiftGraphErr
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import match_layers
 from sift_graph.metrics import DYNAMICS, METRICS, History, measure_layer
+from sift_graph.parallel import unordered
 from sift_graph.spectrum import estimate_seconds
 from sift_graph.store import RunReader
 
@@ -374,41 +374,4 @@ def run_units(
     if scheduler is None and (jobs == 1 or len(ordered) < 2 or sum(u.cost for u in ordered) < INLINE_SECONDS):
         yield from map(measure_unit, ordered)
         return
-    from joblib import Parallel, delayed, parallel_config
-
-    with ExitStack() as stack:
-        if scheduler is None:
-            stack.enter_context(parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1))
-        else:
-            stack.enter_context(dask_client(scheduler))
-            stack.enter_context(parallel_config(backend="dask"))
-        yield from Parallel(return_as="generator_unordered")(delayed(measure_unit)(unit) for unit in ordered)
-
-
-def dask_client(address: str) -> Any:
-    """Connect to a Dask scheduler.
-
-    Parameters
-    ----------
-    address : str
-        For instance ``"tcp://10.0.0.1:8786"``.
-
-    Returns
-    -------
-    dask.distributed.Client
-
-    Raises
-    ------
-    UsageError
-        If nothing answers there, or dask is not installed.
-    """
-    try:
-        from dask.distributed import Client
-    except ModuleNotFoundError as error:
-        raise UsageError(f"a scheduler needs {error.name}; pip install 'sift-graph[dask]'") from error
-    try:
-        return Client(address, timeout="10s")  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers at {address!r} ({error}); start one with `dask scheduler`"
-        ) from error
+    yield from unordered(measure_unit, ordered, jobs=jobs, scheduler=scheduler)

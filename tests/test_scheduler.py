@@ -7,8 +7,9 @@ import signal
 import pandas as pd
 import pytest
 
-from sift_graph import table, work
+from sift_graph import table
 from sift_graph.errors import UsageError
+from sift_graph.parallel import unordered
 from tests.runs import write_run
 
 pytest.importorskip("distributed", reason="dask is an extra")
@@ -50,4 +51,4 @@ def test_no_scheduler_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dask.distributed.Client", refuse)
     with pytest.raises(UsageError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:1' \(timed out\)"):
-        list(work.run_units([], scheduler="tcp://127.0.0.1:1"))
+        list(unordered(str, [], scheduler="tcp://127.0.0.1:1"))

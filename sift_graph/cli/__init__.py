@@ -65,7 +65,7 @@ app = typer.Typer(
     help=(
         "Why does this sparse mask work? Measure the masks of sparse training as graphs.\n\n"
         "\b\n"
-        "  sift-graph train --sparsity 0.9 --method rigl --out runs/a\n"
+        "  sift-graph train --family sparse_wide --sparsity 0.9 --out runs/a\n"
         "  sift-graph analyze runs/a\n"
         "  sift-graph report runs/a"
     ),

@@ -21,13 +21,14 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError, did_you_mean
 from sift_graph.ift.families import FAMILIES
+from sift_graph.parallel import unordered
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import from_mapping, put, read_toml
 from sift_graph.train.loop import run
@@ -189,8 +190,6 @@ def sweep(
     RunDirectoryError
         If `out` is a file.
     """
-    from joblib import Parallel, delayed
-
     configs = load_study(study_toml)
     root = Path(out)
     if root.exists() and not root.is_dir():
@@ -214,10 +213,7 @@ def sweep(
     jobs = min(jobs, max(len(todo), 1)) if jobs > 0 else jobs
     with reporting(progress, root.name) as report:
         report(len(outcome), len(configs))
-        work = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(attempt)(name, config, root / name) for name, config in todo
-        )
-        for name, status, what in work:
+        for name, status, what in shared_out([(name, config, root / name) for name, config in todo], jobs=jobs):
             outcome[name] = (status, what)
             append_result(root / RESULTS, name, what)
             report(len(outcome), len(configs))
@@ -242,8 +238,18 @@ def append_result(path: Path, name: str, what: RunResult | FailedRun) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def attempt(name: str, config: Config, run_dir: Path) -> tuple[str, str, RunResult | FailedRun]:
+Work = tuple[str, Config, Path]
+Outcome = tuple[str, str, RunResult | FailedRun]
+
+
+def shared_out(work: Sequence[Work], *, jobs: int) -> Iterator[Outcome]:
+    """Train runs here, or in several processes; outcomes come as they are ready."""
+    return map(attempt, work) if jobs == 1 else unordered(attempt, work, jobs=jobs)
+
+
+def attempt(work: Work) -> Outcome:
     """Train one run, in whatever process; an error becomes a result."""
+    name, config, run_dir = work
     try:
         return name, "finished", run(config, run_dir, resume=True)
     except SiftGraphError as error:
