@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["BipartiteGraph"]
 
 WORDS = 8  # 512 bits: a row starts on a cache line and has no ragged end
+SMALL = 1 << 15  # bytes of packed mask up to which numpy is done before compiled code is loaded
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,11 @@ class BipartiteGraph:
         rows = np.zeros((n_right, words * 8), dtype=np.uint8)
         if block_left % 8 == 0:  # rows of whole bytes: the stored bits are the rows already
             rows[:, :width] = packed.reshape(n_right, width)
+        elif packed.size > SMALL:
+            from sift_graph.bits import pack_rows
+
+            padded = np.concatenate([packed, np.zeros(16, dtype=np.uint8)])
+            rows = pack_rows(padded, n_right, block_left).view(np.uint8)
         else:
             dense = np.unpackbits(packed, count=n_right * block_left, bitorder="little").reshape(n_right, block_left)
             rows[:, :width] = np.packbits(dense, axis=1, bitorder="little")
@@ -132,14 +138,15 @@ class BipartiteGraph:
     @cached_property
     def left_degree(self) -> np.ndarray:
         """Edges at each left vertex, int64, shape (n_left,), block after block."""
-        counts = np.zeros((self.groups, self.block_left), dtype=np.int64)
         per_group = self.n_right // self.groups
-        step = max(1, (1 << 24) // max(self.block_left, 1))  # 16 MiB of unpacked rows at a time
-        for group in range(self.groups):
-            for start in range(group * per_group, (group + 1) * per_group, step):
-                stop = min(start + step, (group + 1) * per_group)
-                counts[group] += self.dense_rows(start, stop).sum(axis=0, dtype=np.int64)
-        return counts.reshape(-1)
+        if self.bits.nbytes <= SMALL:
+            dense = self.dense_rows(0, self.n_right).reshape(self.groups, per_group, self.block_left)
+            counts: np.ndarray = dense.sum(axis=1, dtype=np.int64).reshape(-1)
+            return counts
+        from sift_graph.bits import count_columns
+
+        blocks = (self.bits[group * per_group : (group + 1) * per_group] for group in range(self.groups))
+        return np.concatenate([count_columns(block, self.block_left) for block in blocks])
 
     @cached_property
     def edges(self) -> int:
@@ -209,7 +216,7 @@ class BipartiteGraph:
         return np.concatenate(right), np.concatenate(left)
 
     def transpose(self) -> BipartiteGraph:
-        """Return the graph with its sides exchanged; the largest blocks go through memory unpacked.
+        """Return the graph with its sides exchanged.
 
         Returns
         -------
@@ -217,6 +224,8 @@ class BipartiteGraph:
             Left vertices are the right ones of this graph.
         """
         per_group = self.n_right // self.groups
+        if self.bits.nbytes > SMALL:
+            return self._transpose_packed()
         blocks, values = [], []
         for group in range(self.groups):
             block = self.block(group)
@@ -229,6 +238,22 @@ class BipartiteGraph:
         rows = np.packbits(np.concatenate(blocks), axis=None, bitorder="little")
         joined = np.concatenate(values) if values else None
         return BipartiteGraph._from_rows(self.layer, rows, self.n_left, per_group, self.groups, joined)
+
+    def _transpose_packed(self) -> BipartiteGraph:
+        from sift_graph.bits import list_bits_by_column, transpose_bits
+
+        blocks, values = [], []
+        for group in range(self.groups):
+            block = self.block(group)
+            blocks.append(transpose_bits(block.bits, self.block_left))
+            if block.values is not None:
+                place = np.concatenate([[0], np.cumsum(block.left_degree)[:-1]])
+                index, edge = np.empty(block.edges, dtype=np.int32), np.empty(block.edges, dtype=np.int64)
+                list_bits_by_column(block.bits, place, index, edge)
+                values.append(block.values[edge])
+        joined = np.concatenate(values) if values else None
+        per_group = self.n_right // self.groups
+        return BipartiteGraph(self.layer, np.concatenate(blocks), per_group, self.groups, joined)
 
     def to_csr(self, *, weighted: bool = False) -> csr_array:
         """Export the biadjacency, left by right.
@@ -298,16 +323,34 @@ class BipartiteGraph:
 
         Isolated vertices get the label -1.
         """
-        from scipy.sparse import csr_array
-        from scipy.sparse.csgraph import connected_components
-
-        right, left = self.edge_list()
-        n = self.n_left + self.n_right
-        adjacency = csr_array((np.ones(self.edges, dtype=np.int8), (left, right + self.n_left)), shape=(n, n))
-        _, labels = connected_components(adjacency, directed=False)
+        labels = self._labels()
         active = np.concatenate([self.left_degree, self.right_degree]) > 0
         _, compact = np.unique(labels[active], return_inverse=True)
-        full = np.full(n, -1, dtype=np.int64)
+        full = np.full(labels.size, -1, dtype=np.int64)
         full[active] = compact
         count = int(compact.max()) + 1 if compact.size else 0
         return count, full[: self.n_left], full[self.n_left :]
+
+    def _labels(self) -> np.ndarray:
+        """Give a number to each left, then each right vertex, equal within a component."""
+        n = self.n_left + self.n_right
+        if self.bits.nbytes <= SMALL:
+            from scipy.sparse import csr_array
+            from scipy.sparse.csgraph import connected_components
+
+            right, left = self.edge_list()
+            adjacency = csr_array((np.ones(self.edges, dtype=np.int8), (left, right + self.n_left)), shape=(n, n))
+            labels: np.ndarray = connected_components(adjacency, directed=False)[1]
+            return labels
+        from sift_graph.bits import join_components
+
+        found = np.empty(n, dtype=np.int64)
+        per_group = self.n_right // self.groups
+        for group in range(self.groups):
+            columns = slice(group * self.block_left, (group + 1) * self.block_left)
+            rows = slice(self.n_left + group * per_group, self.n_left + (group + 1) * per_group)
+            joined = join_components(self.bits[group * per_group : (group + 1) * per_group], self.block_left)
+            alone = n + group  # all in one component: any number no other block uses
+            found[columns] = alone if joined is None else joined[: self.block_left] + columns.start
+            found[rows] = alone if joined is None else joined[self.block_left :] + columns.start
+        return found

@@ -129,7 +129,7 @@ class MaskRecorder:
             raise UsageError(f"every: expected 1 or more optimizer steps, found {every}; leave it out for each step")
         if queue_size < 1:
             raise UsageError(f"queue_size: expected 1 or more snapshots, found {queue_size}")
-        self.run_dir = Path(run_dir)
+        self.run_dir = Path(run_dir).absolute()  # some training scripts change the working directory
         self.source = source
         self.layers = layers
         self.every = every
@@ -210,7 +210,8 @@ class MaskRecorder:
                 return self
             raise UsageError("the recorder is attached to another model or optimizer; call detach() first")
         hook = "register_step_post_hook" if self.when == "post_step" else "register_step_pre_hook"
-        if not hasattr(optimizer, hook):
+        hooked = _innermost(optimizer)
+        if not hasattr(hooked, hook):
             raise UsageError(
                 f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}, which has no {hook}; "
                 "call recorder.snapshot(step, masks) in the training loop instead"
@@ -232,7 +233,7 @@ class MaskRecorder:
                 writer, table = self._writer, layer_table(model)
                 self._background.put(lambda: writer.write_layers(table), "the layer table")
             self._look(first=True)
-            self._handle = getattr(optimizer, hook)(self._hook)
+            self._handle = getattr(hooked, hook)(self._hook)
         except BaseException:
             self.detach()
             raise
@@ -278,26 +279,29 @@ class MaskRecorder:
 
     def _look(self, *, first: bool = False, last: bool = False) -> None:
         """Take a snapshot of the model if one is due."""
-        from sift_graph.sources import FROM_ZEROS, find_masks
-
         model = self._get_model()
-        if model is None or self._background is None:
+        if model is None:
             return
         due = first or last or self.every is None or self.step % self.every == 0
         if not due or self.step == self._newest:
             return
-        found = find_masks(
+        if self.on_change and not (first or last) and not self._changed(self._find(model, weights=False)):
+            return
+        found = self._find(model, weights=self.weights != "none")
+        self._hand_on(Snapshot(self.step, found, self.epoch))
+
+    def _find(self, model: Any, *, weights: bool) -> dict[str, LayerMask]:
+        from sift_graph.sources import FROM_ZEROS, find_masks
+
+        return find_masks(
             model,
             self._optimizer() if self._optimizer is not None else None,
             masks=self._masks,
             layers=self.layers,
             source=self.source,
             from_zeros=self.source == FROM_ZEROS,
-            weights=self.weights != "none",
+            weights=weights,
         )
-        if self.on_change and not (first or last) and not self._changed(found):
-            return
-        self._hand_on(Snapshot(self.step, found, self.epoch))
 
     def _changed(self, layers: Mapping[str, LayerMask]) -> bool:
         assert self._background is not None
@@ -331,7 +335,7 @@ class MaskRecorder:
         MaskError
             If a mask is not one.
         UsageError
-            If two masks belong to the same layer, or no layer matches `layers`.
+            If `masks` is not a mapping, two masks belong to the same layer, or no layer matches `layers`.
         RunDirectoryError
             If the step is recorded already with other masks, or is earlier than the newest one; or if an earlier
             snapshot could not be written.
@@ -339,6 +343,11 @@ class MaskRecorder:
         if self._background is None:
             return False
         self._background.surface()
+        if not isinstance(masks, Mapping):
+            raise UsageError(
+                f"masks: expected a mapping of layer names to masks, found {type(masks).__name__}; for a model, pass "
+                "sift_graph.sources.find_masks(model)"
+            )
         given = {mask.layer if isinstance(mask, LayerMask) else layer_name(n): mask for n, mask in masks.items()}
         if len(given) < len(masks):
             raise UsageError(f"step {step}: two of the masks belong to the same layer; known: {', '.join(given)}")
@@ -440,6 +449,13 @@ class MaskRecorder:
             self.close()
         except SiftGraphError as lost:
             logger.error("while training broke off: %s", lost)  # the error on its way says more than this one
+
+
+def _innermost(optimizer: Any) -> Any:
+    """Go through wrappers that look like optimizers but have no hooks of their own (Accelerate's) to the real one."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def _check_choice(option: str, value: object, known: Sequence[str]) -> None:

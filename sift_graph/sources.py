@@ -211,12 +211,14 @@ def find_masks(
         raise UsageError(f"no source {source!r}{did_you_mean(source, SOURCES)}")
     here = find_weights(model)
     found: dict[str, tuple[Weight, Any, str]] = {}
+    asked: list[str] = []
     if masks is not None:
         for weight, mask, label in _given(here, masks):
             found.setdefault(weight.layer, (weight, mask, label))
     else:
         matrices = [weight for weight in here if weight.tensor.ndim >= 2]
-        asked = [source] if source != "auto" else [n for n in SOURCES if n != FROM_ZEROS or from_zeros]
+        asked += [source] if source != "auto" else [name for name in SOURCES if name != FROM_ZEROS]
+        asked += [FROM_ZEROS] if from_zeros and source == "auto" else []
         for name in asked:
             for weight, mask in SOURCES[name](matrices, optimizer):
                 found.setdefault(weight.layer, (weight, mask, name))
@@ -224,8 +226,8 @@ def find_masks(
     if not ordered:
         raise MaskError(
             f"{type(model).__name__}: none of its {len(here)} parameters has a mask (asked: "
-            f"{', '.join([source] if source != 'auto' else SOURCES)}); prune or sparsify it first, say where the masks "
-            "are with masks=..., or derive them with from_zeros=True (source='weight!=0' in MaskRecorder)"
+            f"{', '.join(asked) or 'masks='}); prune or sparsify it first, say where the masks are "
+            "with masks=..., or derive them with from_zeros=True (source='weight!=0' in MaskRecorder)"
         )
     return {name: _layer_mask(*ordered[name], weights=weights) for name in match_layers(list(ordered), layers)}
 

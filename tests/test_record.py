@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import warnings
@@ -532,6 +533,125 @@ def test_recording_by_hand_needs_no_torch(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert RunReader(tmp_path / "run").steps == [0]
+
+
+def test_a_program_that_ends_without_close_still_writes(tmp_path: Path):
+    import subprocess
+    import sys
+
+    program = (
+        "import numpy as np\n"
+        "from sift_graph.record import MaskRecorder\n"
+        f"recorder = MaskRecorder({str(tmp_path / 'run')!r}, queue_size=30)\n"
+        "for step in range(20):\n"
+        "    recorder.snapshot(step, {'fc': np.eye(400, k=step, dtype=bool)})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert RunReader(tmp_path / "run").steps == list(range(20))
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5])
+def test_interrupted_and_resumed_gives_the_same_history_as_uninterrupted(tmp_path: Path, stop: int):
+    def train(run_dir: Path, start: int, end: int, state: dict | None, **options) -> dict:
+        model, optimizer = make_model()
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+        with MaskRecorder(run_dir, every=2, on_change=False, **options).attach(
+            model, optimizer, step=start
+        ) as recorder:
+            for step in range(start + 1, end + 1):
+                if step % 3 == 0:
+                    move_mask(model)
+                recorder.log({"loss": train_step(model, optimizer)})
+                if step == stop and end > stop:
+                    recorder.flush()
+                    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                    state = {key: torch_copy(part) for key, part in state.items()} | {"rng": torch.get_rng_state()}
+        return state or {}
+
+    checkpoint = train(tmp_path / "straight", 0, 10, None)
+    train(tmp_path / "resumed", 0, stop + 2, None)  # it went on for two steps after its checkpoint
+    train(tmp_path / "resumed", stop, 10, checkpoint, resume=True)
+    straight, resumed = RunReader(tmp_path / "straight"), RunReader(tmp_path / "resumed")
+    assert list(straight.metrics()) == list(resumed.metrics())
+    assert set(straight.steps) <= set(resumed.steps) <= {*straight.steps, stop}
+    for step in straight.steps:
+        for one, other in zip(straight.load_snapshot(step), resumed.load_snapshot(step), strict=True):
+            assert (one.layer, one.digest) == (other.layer, other.digest)
+            assert np.array_equal(one.values, other.values)
+
+
+def torch_copy(value):
+    return torch.load(buffer_of(value), weights_only=True)
+
+
+def buffer_of(value) -> io.BytesIO:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_a_wrapped_optimizer_is_followed_through_its_wrapper(tmp_path: Path):
+    class Accelerated(torch.optim.Optimizer):  # as Accelerate's: an optimizer in name, without hooks of its own
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+        def step(self, closure=None):
+            self.optimizer.step(closure)
+
+        def zero_grad(self, set_to_none=True):
+            self.optimizer.zero_grad(set_to_none)
+
+    model, optimizer = make_model()
+    wrapped = Accelerated(optimizer)
+    with MaskRecorder(tmp_path / "run", on_change=False).attach(model, wrapped) as recorder:
+        assert recorder.attach(model, wrapped) is recorder
+        train_step(model, wrapped)
+        train_step(model, wrapped)
+    assert RunReader(tmp_path / "run").steps == [0, 1, 2]
+
+
+def test_gradient_accumulation_counts_optimizer_steps(tmp_path: Path):
+    model, optimizer = make_model()
+    with MaskRecorder(tmp_path / "run", on_change=False).attach(model, optimizer) as recorder:
+        for batch in range(6):
+            (model(torch.randn(5, 8)).square().mean() / 2).backward()
+            if batch % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+        assert recorder.step == 3
+    assert RunReader(tmp_path / "run").steps == [0, 1, 2, 3]
+
+
+def test_snapshot_of_something_else_than_a_mapping_is_refused(tmp_path: Path):
+    with (
+        MaskRecorder(tmp_path / "run") as recorder,
+        pytest.raises(
+            UsageError, match=r"expected a mapping of layer names to masks, found Linear.*find_masks\(model\)"
+        ),
+    ):
+        recorder.snapshot(0, nn.Linear(2, 2))
+
+
+def test_a_change_of_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with MaskRecorder("run") as recorder:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        recorder.snapshot(0, {"fc": EYE})
+    assert RunReader(tmp_path / "run").steps == [0]
+
+
+def test_the_epoch_set_in_the_loop_is_recorded(tmp_path: Path):
+    model, optimizer = make_model()
+    with MaskRecorder(tmp_path / "run", on_change=False).attach(model, optimizer) as recorder:
+        recorder.epoch = 0.5
+        train_step(model, optimizer)
+    assert [RunReader(tmp_path / "run").load_snapshot(step).epoch for step in (0, 1)] == [None, 0.5]
 
 
 def test_no_warning_of_ours_is_raised_in_a_quiet_run(tmp_path: Path):

@@ -356,6 +356,17 @@ def test_every_source_finds_nothing_in_a_dense_model_but_the_last(name):
     assert list(SOURCES)[-1] == "weight!=0"
 
 
+def test_a_source_that_is_added_is_asked_before_zeros(monkeypatch: pytest.MonkeyPatch):
+    def score_mask(weights, optimizer):
+        return ((weight, weight.module.score > 0) for weight in weights if hasattr(weight.module, "score"))
+
+    net = Net()
+    net.fc.score = torch.ones(8, 6)
+    monkeypatch.setitem(SOURCES, "score", score_mask)
+    found = find_masks(net, from_zeros=True)
+    assert [layer.source for layer in found.values()] == ["weight!=0", "score", "weight!=0"]
+
+
 def test_the_layer_table_lists_what_could_be_recorded():
     net = Net()
     prune.random_unstructured(net.fc, "weight", 0.5)

@@ -94,6 +94,7 @@ def test_what_is_written_reads_back_equal(tmp_path):
         ("optimizer.lr=0", "optimizer.lr: expected above 0, found 0.0"),
         ("optimizer.momentum=0", "optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false"),
         ("training.batch_size=1", "training.batch_size: expected 2 or more, for batch norm, found 1"),
+        ("training.device=meta", "training.device: cannot use 'meta' (it holds no numbers); expected cpu or cuda"),
         ("training.device=warp", "training.device: cannot use 'warp'"),
     ],
 )

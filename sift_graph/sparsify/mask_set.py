@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ class MaskSet:
         self.accumulated = {name: mask.clone() for name, mask in self._masks.items()}
         self.apply()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         """Parameter names, in their order."""
         return iter(self._masks)
 

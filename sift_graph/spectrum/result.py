@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["RegularSubgraph", "Spectrum"]
+__all__ = ["Bracket", "RegularSubgraph", "Spectrum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Spectrum:
         ``ok``; ``empty`` for a graph without edges, whose values are all NaN; ``not_converged`` when the iteration
         stopped before the asked tolerance: `lo` still holds, `sigma` may be too small.
     certificate : str
-        ``full``: `lo` and `hi` of every value are proven. ``sign``: proven as well, but `hi` of the last value may be
-        as wide as the bound whose side had to be proven. ``undecided``: asked for, but the bound lies within the
-        error. ``none``: `lo` is proven, `hi` is the iteration's own estimate, and it could have missed a value.
+        ``full``: `lo` and `hi` of every value are proven. ``sign``: it is proven on which side of the bound `sigma_2`
+        lies; `hi` is proven if that is below, though only as narrow as that took. ``undecided``: asked for, but the
+        bound lies within the error. ``none``: `hi` is the iteration's own estimate. `lo` is always proven.
     """
 
     sigma: np.ndarray
@@ -58,6 +58,18 @@ class Spectrum:
     def sigma_2_hi(self) -> float:
         """Upper bound of `sigma_2`."""
         return float(self.hi[1]) if self.hi.size > 1 else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Bracket:
+    """Singular values of one part of a layer, descending, in the words of :class:`Spectrum`."""
+
+    sigma: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+    method: str
+    status: str
+    certificate: str
 
 
 @dataclass(frozen=True)

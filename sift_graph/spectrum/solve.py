@@ -6,12 +6,18 @@ from typing import Literal
 
 import numpy as np
 
-from sift_graph.errors import MaskError, SpectrumError, UsageError, did_you_mean
+from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.graph import BipartiteGraph
+from sift_graph.spectrum.choose import fits_dense
 from sift_graph.spectrum.dense import dense_values
-from sift_graph.spectrum.result import Spectrum
+from sift_graph.spectrum.result import Bracket, Spectrum
+from sift_graph.spectrum.weights import checked_weights
 
-__all__ = ["Certify", "Kind", "block_matrix", "checked_weights", "leading", "singular_values"]
+__all__ = ["Certify", "Kind", "block_stack", "leading", "singular_values"]
+
+WEIGHTED = frozenset({"weighted", "weighted_normalised"})
+NORMALISED = frozenset({"normalised", "weighted_normalised"})
+SVD_SIDE = 512  # beyond it values below a millionth of the largest are blurred by squaring, and few ask for them
 
 Kind = Literal["binary", "weighted", "normalised", "weighted_normalised"]
 Certify = Literal["off", "gap", "full"]
@@ -72,11 +78,43 @@ def leading(
     if graph.edges == 0:
         nothing = np.full(k, np.nan)
         return Spectrum(nothing, nothing, nothing, "none", "empty")
-    parts = [dense_values(block_matrix(graph.block(group), kind)) for group in range(graph.groups)]
-    values, lo, hi = (np.concatenate([part[i][:k] for part in parts] + [np.zeros(k)]) for i in range(3))
-    order = np.argsort(-values, kind="stable")[:k]
-    # The j-th largest value lies between the j-th largest lower and the j-th largest upper bound.
-    return Spectrum(values[order], -np.sort(-lo)[:k], -np.sort(-hi)[:k], "dense", "ok", "full")
+    weights = checked_weights(graph) if kind in WEIGHTED else None
+    rows, columns = graph.n_right // graph.groups, graph.block_left
+    if fits_dense(min(rows, columns), max(rows, columns)):
+        values, lo, hi = (part.reshape(-1) for part in dense_values(block_stack(graph, kind, weights)))
+        return _merge([Bracket(values, lo, hi, "dense", "ok", "full")], k)
+    from sift_graph.spectrum.blocks import solve_bits  # here, so that small layers load no compiled code
+
+    found: list[Bracket] = []
+    for group in range(graph.groups):
+        block = graph.block(group)
+        found += solve_bits(
+            block.bits,
+            columns,
+            None if weights is None else checked_weights(block),
+            max(k, 2),
+            normalised=kind in NORMALISED,
+            certify="full" if graph.groups > 1 and certify == "gap" and bound is not None else certify,
+            bound=bound,
+            tol=tol,
+        )
+    return _merge(found, k)
+
+
+def _merge(parts: list[Bracket], k: int) -> Spectrum:
+    """Largest values over all parts; the j-th lies between the j-th largest lower and the j-th largest upper bound."""
+    if not parts:  # edges, but all of weight zero
+        nothing = np.zeros(k)
+        return Spectrum(nothing, nothing, nothing, "dense", "ok", "full")
+    sigma, lo, hi = (
+        -np.sort(-np.concatenate([*(getattr(part, name) for part in parts), np.zeros(k)]))[:k]
+        for name in ("sigma", "lo", "hi")
+    )
+    rank = {name: i for i, name in enumerate(("undecided", "none", "sign", "full"))}
+    certificate = min((part.certificate for part in parts), key=lambda name: rank[name])
+    status = "not_converged" if any(part.status == "not_converged" for part in parts) else "ok"
+    method = max(parts, key=lambda part: float(part.sigma.max(initial=0.0))).method
+    return Spectrum(sigma, lo, hi, method, status, certificate)
 
 
 def singular_values(graph: BipartiteGraph, *, kind: Kind = "binary") -> np.ndarray:
@@ -101,12 +139,23 @@ def singular_values(graph: BipartiteGraph, *, kind: Kind = "binary") -> np.ndarr
         If a weight is not finite.
     """
     check_options(1, kind, "off", 1e-6)
-    per_block = min(graph.block_left, graph.n_right // graph.groups)
-    found = np.zeros(per_block * graph.groups)
-    for group in range(graph.groups):
-        sigma = dense_values(block_matrix(graph.block(group), kind), squared_ok=False)[0]
-        found[group * per_block : group * per_block + sigma.size] = sigma
-    return -np.sort(-found)
+    weights = checked_weights(graph) if kind in WEIGHTED else None
+    rows, columns = graph.n_right // graph.groups, graph.block_left
+    if min(rows, columns) <= SVD_SIDE:
+        stack = max(1, (1 << 22) // (rows * columns))  # 32 MiB of doubles at a time
+        found = [
+            np.linalg.svd(block_stack(graph, kind, weights, first, first + stack), compute_uv=False).reshape(-1)
+            for first in range(0, graph.groups, stack)
+        ]
+    else:
+        found = [_by_gram(block_stack(graph, kind, weights, g, g + 1)[0]) for g in range(graph.groups)]
+    return -np.sort(-np.concatenate(found))
+
+
+def _by_gram(matrix: np.ndarray) -> np.ndarray:
+    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    roots: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.T), 0.0))
+    return roots
 
 
 def check_options(k: int, kind: str, certify: str, tol: float) -> None:
@@ -122,28 +171,20 @@ def check_options(k: int, kind: str, certify: str, tol: float) -> None:
         raise UsageError(f"expected a relative tolerance tol between 0 and 1, found {tol}")
 
 
-def checked_weights(graph: BipartiteGraph) -> np.ndarray:
-    """Absolute weights of a layer, or an error if it has none or one is not finite."""
-    if graph.values is None:
-        raise MaskError(f"layer {graph.layer!r} has no weights; record them with weights='fp32'")
-    weights: np.ndarray = np.abs(graph.values)
-    if not np.isfinite(weights).all():
-        count = int(np.count_nonzero(~np.isfinite(weights)))
-        raise SpectrumError(
-            f"layer {graph.layer!r}: {count} of {weights.size} weights are not finite; its weighted spectrum does not "
-            "exist: measure a step before training diverged, or the mask alone"
-        )
-    return weights
-
-
-def block_matrix(block: BipartiteGraph, kind: Kind) -> np.ndarray:
-    """Unpack one block, right by left, isolated vertices dropped, scaled as `kind` says."""
-    matrix: np.ndarray = block.dense_rows(0, block.n_right).astype(np.float64)
-    if kind in {"weighted", "weighted_normalised"}:
-        matrix[matrix.astype(bool)] = checked_weights(block)
-    rows, columns = matrix.sum(axis=1), matrix.sum(axis=0)
-    matrix = matrix[rows > 0][:, columns > 0]
-    if kind in {"normalised", "weighted_normalised"}:
-        matrix /= np.sqrt(rows[rows > 0])[:, None]
-        matrix /= np.sqrt(columns[columns > 0])
+def block_stack(
+    graph: BipartiteGraph, kind: Kind, weights: np.ndarray | None, first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """Unpack blocks `first` to `last`, each right by left, scaled as `kind` says; isolated vertices stay, as zeros."""
+    per_group = graph.n_right // graph.groups
+    last = graph.groups if last is None else min(last, graph.groups)
+    rows = slice(first * per_group, last * per_group)
+    matrix: np.ndarray = graph.dense_rows(rows.start, rows.stop).astype(np.float64)
+    if weights is not None:
+        ends = np.concatenate([[0], np.cumsum(graph.right_degree)])
+        matrix[matrix.astype(bool)] = weights[ends[rows.start] : ends[rows.stop]]
+    matrix = matrix.reshape(last - first, per_group, graph.block_left)
+    if kind in NORMALISED:
+        sums = matrix.sum(axis=2, keepdims=True), matrix.sum(axis=1, keepdims=True)
+        for total in sums:
+            matrix = matrix / np.sqrt(np.where(total > 0, total, 1.0))
     return matrix

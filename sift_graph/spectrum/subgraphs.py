@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,12 @@ from sift_graph.errors import UsageError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.spectrum.dense import dense_values
 from sift_graph.spectrum.result import RegularSubgraph
-from sift_graph.spectrum.solve import checked_weights
+from sift_graph.spectrum.weights import checked_weights
 
 __all__ = ["left_regular_subgraphs"]
+
+SMALL_WORDS = 1 << 12  # up to here numpy is done before compiled code is loaded
+SVD_ROWS = 16
 
 
 def left_regular_subgraphs(
@@ -63,34 +67,159 @@ def left_regular_subgraphs(
     if not 0 < tol < 1:
         raise UsageError(f"expected a relative tolerance tol between 0 and 1, found {tol}")
     if weighted:
-        checked_weights(graph)
-    degree = graph.left_degree if side == "left" else graph.right_degree
-    blocks = []
-    for group in range(graph.groups):
-        block = graph.block(group)
-        dense = block.dense_rows(0, block.n_right).astype(np.float64)
-        values = dense.copy()
-        if weighted:
-            values[dense.astype(bool)] = checked_weights(block)
-        blocks.append((dense, values) if side == "right" else (dense.T, values.T))
-    per_block = degree.reshape(graph.groups, -1)
+        checked_weights(graph)  # before anything is computed
+    turned = graph.transpose() if side == "left" else graph  # rows are the vertices whose degrees count
+    layout = _Layout.of(turned)
+    accepted = [
+        i
+        for i, d in enumerate(layout.degrees)
+        if d >= min_degree
+        and layout.counts[i] >= min_count
+        and d * layout.counts[i] >= min_other_degree * layout.others[i]
+    ]
+    binary = _binary_values(layout, accepted, tol)
+    heavy = _weighted_values(turned, layout, accepted, tol) if weighted else np.full((len(accepted), 2), math.nan)
     found = []
-    for d in np.unique(degree):
-        chosen = [(dense[at == d], values[at == d]) for (dense, values), at in zip(blocks, per_block, strict=True)]
-        count = int(np.count_nonzero(degree == d))
-        others = sum(int(np.count_nonzero(dense.any(axis=0))) for dense, _ in chosen)
-        if count < min_count or d < min_degree or d * count < min_other_degree * others:
-            continue
-        solved = [dense_values(dense) for dense, _ in chosen]
-        sigma, lo, hi = (_top_two([part[i] for part in solved]) for i in range(3))
-        heavy = _top_two([dense_values(part)[0] for _, part in chosen]) if weighted else (math.nan, math.nan)
+    for values, weights, i in zip(binary, heavy, accepted, strict=True):
+        d, count, others = int(layout.degrees[i]), int(layout.counts[i]), int(layout.others[i])
         n_left, n_right = (count, others) if side == "left" else (others, count)
-        found.append(
-            RegularSubgraph(
-                int(d), n_left, n_right, int(d) * count, sigma[0], sigma[1], lo[1], hi[1], heavy[0], heavy[1]
-            )
-        )
+        numbers = [float(v) for v in (*values, *weights)]
+        found.append(RegularSubgraph(d, n_left, n_right, d * count, *numbers))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Rows sorted by degree, then by block: a run of equal degree is a subgraph, cut into `segments` by block.
+
+    Attributes
+    ----------
+    order : ndarray of int64
+        The row at each place.
+    bits : ndarray of uint64
+        The rows in that order.
+    columns : int
+    degrees, counts, others : ndarray of int64, one entry for each distinct degree
+        The degree, its rows, and the vertices of the other side that they meet.
+    segments : ndarray of int64
+        Where each segment begins, and the end of the last.
+    first : ndarray of int64
+        The first segment of each degree, and the end of the last.
+    """
+
+    order: np.ndarray
+    bits: np.ndarray
+    columns: int
+    degrees: np.ndarray
+    counts: np.ndarray
+    others: np.ndarray
+    segments: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, graph: BipartiteGraph) -> _Layout:
+        degree = graph.right_degree
+        order = np.argsort(degree, kind="stable")
+        block = order // (graph.n_right // graph.groups)
+        runs = np.flatnonzero(np.diff(degree[order], prepend=-1))
+        cuts = np.flatnonzero((np.diff(degree[order], prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0))
+        segments = np.append(cuts, degree.size)
+        bits = graph.bits[order]
+        met = _unions(bits, segments)
+        first = np.append(np.searchsorted(cuts, runs), cuts.size)
+        others = np.add.reduceat(met, first[:-1])
+        counts = np.diff(np.append(runs, degree.size))
+        return cls(order, bits, graph.block_left, degree[order][runs], counts, others, segments, first)
+
+
+def _unions(bits: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """Count the columns that each segment meets."""
+    if bits.size <= SMALL_WORDS:
+        unions = np.bitwise_or.reduceat(bits, segments[:-1], axis=0)
+        counts: np.ndarray = np.bitwise_count(unions).sum(axis=1, dtype=np.int64)
+    else:
+        from sift_graph.spectrum.groups import count_unions
+
+        counts = count_unions(bits, segments)
+    return counts
+
+
+def _binary_values(layout: _Layout, accepted: list[int], tol: float) -> np.ndarray:
+    """sigma_1, sigma_2 and the bounds of sigma_2 of each accepted degree."""
+    parts = [range(layout.first[i], layout.first[i + 1]) for i in accepted]
+    chosen = np.array([g for part in parts for g in part], dtype=np.int64)
+    values = np.zeros((layout.segments.size - 1, 4))
+    if layout.bits.size <= SMALL_WORDS:
+        for g in chosen:
+            values[g] = _by_svd(layout, g)
+    else:
+        from sift_graph.spectrum.blocks import solve_bits
+        from sift_graph.spectrum.groups import GROUP_SIDE, top_two_of_groups
+
+        sizes = np.diff(layout.segments)[chosen]
+        small = chosen[(sizes >= 2) & (sizes <= GROUP_SIDE)]
+        out = np.empty((small.size, 4))
+        noise = np.random.default_rng(20240305).random(GROUP_SIDE)
+        top_two_of_groups(layout.bits, layout.segments[small], layout.segments[small + 1], noise, tol, out)
+        values[small] = out
+        done = set(small[~np.isnan(out[:, 3])].tolist())
+        for g in chosen:
+            if int(g) not in done:
+                rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]
+                found = solve_bits(rows, layout.columns, None, 2, normalised=False, certify="full", bound=None, tol=tol)
+                sigma, lo, hi = (_top_two([getattr(part, name) for part in found]) for name in ("sigma", "lo", "hi"))
+                values[g] = (*sigma, lo[1], hi[1])
+    return np.array([_join(values[part.start : part.stop]) for part in parts]).reshape(len(parts), 4)
+
+
+def _join(segments: np.ndarray) -> np.ndarray:
+    """Top two values, and bounds of the second, over the blocks of one degree."""
+    if len(segments) == 1:
+        only: np.ndarray = segments[0]
+        return only
+    margin = 1e-9 * segments[:, 0]  # sigma_1 of a segment has no bracket of its own
+    sigma = _top_two([segments[:, 0], segments[:, 1]])
+    lo = _top_two([segments[:, 0] - margin, segments[:, 2]])
+    hi = _top_two([segments[:, 0] + margin, segments[:, 3]])
+    return np.array([*sigma, lo[1], hi[1]])
+
+
+def _by_svd(layout: _Layout, g: int) -> tuple[float, float, float, float]:
+    packed = layout.bits[layout.segments[g] : layout.segments[g + 1]].view(np.uint8)
+    dense = np.unpackbits(packed, axis=1, count=layout.columns, bitorder="little").astype(np.float64)
+    sigma, lo, hi = (_top_two([values]) for values in dense_values(dense))
+    return (*sigma, lo[1], hi[1])
+
+
+def _weighted_values(graph: BipartiteGraph, layout: _Layout, accepted: list[int], tol: float) -> np.ndarray:
+    """sigma_1 and sigma_2 of the absolute weights of each accepted degree."""
+    weights = checked_weights(graph)
+    ends = np.concatenate([[0], np.cumsum(graph.right_degree)])
+    found = np.zeros((len(accepted), 2))
+    for line, i in enumerate(accepted):
+        parts = []
+        for g in range(layout.first[i], layout.first[i + 1]):
+            rows = layout.order[layout.segments[g] : layout.segments[g + 1]]
+            d = int(layout.degrees[i])
+            own = weights[(ends[rows][:, None] + np.arange(d)).reshape(-1)]
+            bits = layout.bits[layout.segments[g] : layout.segments[g + 1]]
+            dense = np.unpackbits(bits.view(np.uint8), axis=1, count=layout.columns, bitorder="little")
+            matrix = dense.astype(np.float64)
+            matrix[dense.astype(bool)] = own
+            parts.append(_top_of_matrix(matrix, tol))
+        found[line] = _top_two(parts)
+    return found
+
+
+def _top_of_matrix(matrix: np.ndarray, tol: float) -> np.ndarray:
+    """Two largest singular values of a dense matrix whose entries are not negative."""
+    if min(matrix.shape) <= SVD_ROWS:
+        sigma: np.ndarray = np.linalg.svd(matrix, compute_uv=False)[:2]
+        return sigma
+    from sift_graph.spectrum.iterate import solve_operator
+    from sift_graph.spectrum.operators import matrix_operator
+
+    return solve_operator(matrix_operator(matrix), 2, tol=tol, certify="full").sigma
 
 
 def _top_two(parts: list[np.ndarray]) -> tuple[float, float]:

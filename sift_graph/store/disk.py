@@ -53,12 +53,12 @@ def explain_disk_errors(path: Path, loss: str) -> Iterator[None]:
     except OSError as error:
         cure = _CURES.get(error.errno or 0, "mend this, then go on with resume=True")
         raise RunDirectoryError(
-            f"{path}: {loss} ({error.strerror or error}); nothing half-written remains and what was recorded before "
-            f"is untouched. {cure}"
+            f"{path}: {loss} ({error.strerror or error}); what was recorded before is untouched. {cure}"
         ) from error
 
 
 _CURES = {
+    errno.ENAMETOOLONG: "Choose a shorter name",
     errno.ENOSPC: "Free some space, record less often or without weights, then go on with resume=True",
     errno.EDQUOT: "Free some of the quota, record less often or without weights, then go on with resume=True",
     errno.EROFS: "Choose a directory that can be written to",

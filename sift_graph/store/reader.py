@@ -19,6 +19,7 @@ from sift_graph.store.snapshot import FORMAT, decode_layer, read_header
 __all__ = ["HEADER", "RunReader", "find_runs", "is_run", "snapshot_name"]
 
 HEADER = "sift.json"
+MAX_HEADER = 1 << 28  # bytes
 _NAME = re.compile(r"step_(\d{9,18})\.safetensors")
 
 
@@ -75,7 +76,7 @@ def find_runs(path: str | os.PathLike[str]) -> list[Path]:
     for _ in range(4):
         below: list[Path] = []
         for directory in level:
-            for child in sorted(directory.iterdir()):
+            for child in _children(directory):
                 if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
                     if is_run(child):
                         found.append(child)
@@ -88,6 +89,13 @@ def find_runs(path: str | os.PathLike[str]) -> list[Path]:
             "record one with MaskRecorder, `sift-graph train` or `sift-graph import`"
         )
     return sorted(found)
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:  # not ours to read: then there is no run of ours in it
+        return []
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,10 @@ class RunReader:
     def header(self) -> dict[str, Any]:
         """The content of ``sift.json``."""
         path = self.run_dir / HEADER
+        if path.stat().st_size > MAX_HEADER:
+            raise DamagedStoreError(
+                f"{path}: is larger than {MAX_HEADER >> 20} MiB, so not one of ours; restore it from a copy"
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:

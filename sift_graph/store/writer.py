@@ -39,20 +39,23 @@ def check_free(run_dir: str | os.PathLike[str]) -> None:
         If it is a file, or a directory that holds a run or anything else but hidden files.
     """
     path = Path(run_dir)
-    if is_run(path):
-        raise RunDirectoryError(
-            f"{path}: holds another run ({HEADER} is there); nothing was overwritten. "
-            "Choose another directory, or go on with it: --resume, or MaskRecorder(..., resume=True)"
-        )
-    if path.is_dir():
-        foreign = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
-        if foreign:
+    with explain_disk_errors(path, "the run directory cannot be looked at"):
+        if is_run(path):
             raise RunDirectoryError(
-                f"{path}: is not empty and is not a run directory (it holds {foreign[0]!r}); nothing was overwritten. "
-                "Choose a new directory"
+                f"{path}: holds another run ({HEADER} is there); nothing was overwritten. "
+                "Choose another directory, or go on with it: --resume, or MaskRecorder(..., resume=True)"
             )
-    elif path.exists() or path.is_symlink():
-        raise RunDirectoryError(f"{path}: is not a directory; nothing was overwritten. Name a directory for the run")
+        if path.is_dir():
+            foreign = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
+            if foreign:
+                raise RunDirectoryError(
+                    f"{path}: is not empty and is not a run directory (it holds {foreign[0]!r}); nothing was "
+                    "overwritten. Choose a new directory"
+                )
+        elif path.exists() or path.is_symlink():
+            raise RunDirectoryError(
+                f"{path}: is not a directory; nothing was overwritten. Name a directory for the run"
+            )
 
 
 def environment() -> dict[str, Any]:
@@ -227,7 +230,7 @@ class RunWriter:
                 "steps ascend. To go on from an earlier step, rewind to it first"
             )
         encoded = encode_snapshot(snapshot, self._held, run_id=self.run_id, weights=weights)
-        with explain_disk_errors(path, f"the snapshot of step {snapshot.step} is lost"):
+        with explain_disk_errors(path, f"the snapshot of step {snapshot.step} is lost, and nothing of it is left"):
             write_atomically(path, encoded.data)
         self._held = dict(encoded.held)
         self._newest = snapshot.step

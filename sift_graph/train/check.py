@@ -100,7 +100,8 @@ def checked(config: Config, *, where: str = "") -> Config:
 def check_device(device: str, where: str) -> None:
     """Refuse a device that this machine does not have."""
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch built without CUDA
         first = str(error).splitlines()[0]
         raise UsageError(f"{where}training.device: cannot use {device!r} ({first}); expected cpu or cuda") from error

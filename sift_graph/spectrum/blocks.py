@@ -1,0 +1,180 @@
+"""One diagonal block: split into connected components, each turned to its smaller side and solved by itself.
+
+A connected component has a simple largest singular value (Perron and Frobenius), so two equal components, which an
+iteration on the whole block would see as one, are two parts here. Complete components are known without computing:
+sigma_1 squared is the number of edges, all others are exactly zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sift_graph.bits import count_columns, join_components, keep_bits, list_bits, list_bits_by_column, transpose_bits
+from sift_graph.spectrum.choose import choose_path
+from sift_graph.spectrum.iterate import solve_operator
+from sift_graph.spectrum.operators import Operator, gram_operator, packed_operator, sparse_operator
+from sift_graph.spectrum.result import Bracket
+
+__all__ = ["exact_bracket", "solve_bits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A connected component: its rows, with the edges' absolute weights or none, and an upper bound of sigma_1."""
+
+    bits: np.ndarray
+    columns: int
+    weights: np.ndarray | None
+    limit: float
+
+
+def solve_bits(
+    bits: np.ndarray,
+    columns: int,
+    weights: np.ndarray | None,
+    count: int,
+    *,
+    normalised: bool,
+    certify: str,
+    bound: float | None,
+    tol: float,
+) -> list[Bracket]:
+    """Bracket the largest singular values of a block.
+
+    Parameters
+    ----------
+    bits : ndarray of uint64, shape (rows, words)
+    columns : int
+    weights : ndarray of float64, shape (edges,), or None
+        Absolute weights, row after row; None for the 0/1 matrix.
+    count : int
+        Two or more.
+    normalised, certify, bound, tol
+        As in :func:`sift_graph.spectrum.leading`.
+
+    Returns
+    -------
+    list of Bracket
+        One for each component that can matter; no other has a value above the `count` largest of these.
+    """
+    if weights is not None and not weights.all():
+        bits, weights = keep_bits(bits, weights > 0), weights[weights > 0]
+    parts = list(_components(bits, columns, weights, normalised=normalised))
+    if len(parts) > 1 and certify == "gap" and bound is not None:
+        certify = "full"  # the second value of the whole may be the first of a part
+    parts.sort(key=lambda part: -part.limit)
+    found: list[Bracket] = []
+    values: list[float] = []
+    for part in parts:
+        if len(values) >= count and part.limit <= sorted(values)[-count]:
+            break
+        found.append(_solve_part(part, count, normalised=normalised, certify=certify, bound=bound, tol=tol))
+        values.extend(found[-1].sigma)
+    return found
+
+
+def exact_bracket(sigma: list[float], method: str = "closed_form") -> Bracket:
+    """Make a bracket of values that are exact up to the last rounding."""
+    values = np.array(sigma)
+    return Bracket(values, values * (1 - 1e-15), values * (1 + 1e-15), method, "ok", "full")
+
+
+def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, normalised: bool) -> Iterator[Part]:
+    degree = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+    active = np.flatnonzero(degree)
+    if active.size == 0:
+        return
+    label = join_components(bits, columns)
+    if label is None:
+        yield Part(bits if active.size == len(bits) else bits[active], columns, weights, math.inf)
+        return
+    row_label = label[columns:][active]
+    order = active[np.argsort(row_label, kind="stable")]
+    cuts = np.flatnonzero(np.diff(np.sort(row_label))) + 1
+    first_edge = np.concatenate([[0], np.cumsum(degree)])
+    across = count_columns(bits, columns)
+    column_order = np.argsort(label[:columns], kind="stable")
+    column_label = label[:columns][column_order]
+    for rows in np.split(order, cuts):
+        own = None
+        if weights is not None:
+            own = np.concatenate([weights[first_edge[r] : first_edge[r + 1]] for r in rows])
+        span = np.searchsorted(column_label, [label[columns + rows[0]], label[columns + rows[0]] + 1])
+        heaviest = across[column_order[span[0] : span[1]]].max()
+        limit = math.sqrt(float(degree[rows].max()) * float(heaviest))  # sigma_1 <= sqrt(largest row * column sum)
+        if normalised:
+            limit = 1.0
+        elif own is not None:
+            limit *= float(own.max())
+        yield Part(bits[rows], columns, own, limit * (1 + 1e-12))
+
+
+def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound: float | None, tol: float) -> Bracket:
+    rows = len(part.bits)
+    row_degree = np.bitwise_count(part.bits).sum(axis=1, dtype=np.int64)
+    column_degree = count_columns(part.bits, part.columns)
+    edges, across = int(row_degree.sum()), int(np.count_nonzero(column_degree))
+    small, large = min(rows, across), max(rows, across)
+    if small == 1 or (part.weights is None and edges == small * large):
+        if normalised:
+            first = 1.0
+        elif part.weights is None:
+            first = math.sqrt(edges)
+        else:
+            scale = float(part.weights.max())
+            first = scale * math.sqrt(math.fsum(np.square(part.weights / scale)))
+        return exact_bracket([first] + [0.0] * (min(count, small) - 1))
+    exact = part.weights is None and not normalised
+    uneven = is_uneven(row_degree, across) or is_uneven(column_degree[column_degree > 0], rows)
+    path = choose_path(small, large, edges, uneven=uneven, exact=exact)
+    if path == "sparse":
+        operator = _sparse(part, row_degree, column_degree, turned=across < rows, normalised=normalised)
+    else:
+        bits, columns = part.bits, part.columns
+        if across < rows:
+            bits, columns = transpose_bits(bits, columns)[column_degree > 0], rows
+        operator = gram_operator(bits) if path == "gram" else packed_operator(bits, columns)
+    bracket = solve_operator(operator, count, tol=tol, certify=certify, bound=bound)
+    if normalised:  # the largest value is 1, by D^-1/2 M D^-1/2 sqrt(d) = sqrt(d)
+        for values in (bracket.sigma, bracket.lo, bracket.hi):
+            values[0] = 1.0
+            np.minimum(values, 1.0, out=values)
+    return bracket
+
+
+def _sparse(
+    part: Part, row_degree: np.ndarray, column_degree: np.ndarray, *, turned: bool, normalised: bool
+) -> Operator:
+    """List the edges of each vertex of the larger side: the columns, or the rows if `turned`."""
+    edges = int(row_degree.sum())
+    small = int(np.count_nonzero(column_degree)) if turned else len(part.bits)
+    index = np.empty(edges, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)
+    starts = np.concatenate([[0], np.cumsum(row_degree if turned else column_degree)])
+    weights = np.empty(0) if part.weights is None else part.weights
+    if turned:
+        list_bits(part.bits, index)
+        index = (np.cumsum(column_degree > 0) - 1).astype(index.dtype)[index]
+    else:
+        edge = np.empty(weights.size, dtype=np.int64)
+        list_bits_by_column(part.bits, starts[:-1].copy(), index, edge)
+        weights = weights[edge]
+    nothing = np.empty(0)
+    if not normalised:
+        return sparse_operator(small, starts, index, weights, nothing, nothing)
+    entries = weights if weights.size else np.ones(edges)
+    owner = np.repeat(np.arange(starts.size - 1), np.diff(starts))
+    small_sum = np.bincount(index, weights=entries, minlength=small)
+    large_sum = np.bincount(owner, weights=entries, minlength=starts.size - 1)
+    large_sum[large_sum == 0] = 1.0  # isolated: an empty list
+    operator = sparse_operator(small, starts, index, weights, 1 / np.sqrt(small_sum), 1 / large_sum)
+    return replace(operator, perron=np.sqrt(small_sum / small_sum.sum()))
+
+
+def is_uneven(degree: np.ndarray, other_side: int) -> bool:
+    """Whether degrees vary at least ten times as much as if each edge were drawn by itself."""
+    mean = float(degree.mean())
+    return float(degree.var()) > 10 * max(mean * (1 - mean / other_side), 1.0)

@@ -1,0 +1,227 @@
+"""Leading singular values of one connected block: iterate, bracket, prove, and look again where the proof fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sift_graph.spectrum.certificate import UNIT, perron_upper_bound, ritz_lower_bounds, upper_bound
+from sift_graph.spectrum.lanczos import MAX_STEPS, lanczos, lanczos_dense, ritz_vectors, start_vector
+from sift_graph.spectrum.operators import Operator
+from sift_graph.spectrum.result import Bracket
+
+__all__ = ["solve_operator"]
+
+log = logging.getLogger(__name__)
+
+FULL_SIDE = 256  # up to here a full proof costs less than the iteration itself
+GRAM_SIDE = 16_384  # 1 GiB in float32; beyond it nothing is factorised
+DENSE_SIDE = 4_096  # up to here a full decomposition is the last resort
+FLOOR = 4e-14  # of the largest eigenvalue: where rounding ends what float64 can tell from zero
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Ritz pairs, descending, with bounds of the eigenvalues from below."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+    lower: np.ndarray
+    error: float
+
+
+def solve_operator(operator: Operator, count: int, *, tol: float, certify: str, bound: float | None = None) -> Bracket:
+    """Find and bracket the `count` largest singular values of a connected block.
+
+    Parameters
+    ----------
+    operator : Operator
+        A A^T, irreducible: its largest eigenvalue is simple.
+    count : int
+    tol : float
+        Relative accuracy of the singular values.
+    certify : {"off", "gap", "full"}
+    bound : float, optional
+        What the second value is compared with where `certify` is ``gap``.
+
+    Returns
+    -------
+    Bracket
+        Of ``min(count, operator.n)`` values.
+    """
+    count = min(count, operator.n)
+    wants_sign = certify == "gap" and bound is not None and count >= 2 and math.isfinite(bound)
+    full = certify == "full" or (wants_sign and operator.n <= FULL_SIDE)
+    provable = operator.n <= GRAM_SIDE
+    found = _first_look(operator, count, tol / 4 if full else tol, confirm=1 if full else 2)
+    if count > 2:  # a multiple value shows only one copy to one start vector
+        found = _look_again(operator, found, count, tol)
+    status = "ok" if found.error < tol else "not_converged"
+    if full and provable:
+        return _prove_all(operator, found, count, tol, status)
+    if wants_sign and bound is not None:
+        if math.sqrt(found.lower[1]) > bound:
+            return _bracket(operator, found, None, status, "sign")
+        if provable:
+            return _prove_sign(operator, found, count, tol, bound, status)
+        return _bracket(operator, found, None, status, "undecided")
+    return _bracket(operator, found, None, status, "none")
+
+
+def _first_look(operator: Operator, count: int, tol: float, *, confirm: int) -> Found:
+    """Lanczos from the start that is near the Perron vector."""
+    n = operator.n
+    start = start_vector(operator.diagonal)
+    if operator.perron is not None and count > 1:
+        locked = operator.perron[None, :]
+        basis, alpha, beta, error = lanczos(
+            operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked
+        )
+        rest = _ritz(operator, basis, alpha, beta, count - 1, error)
+        return _project(operator, np.concatenate([locked, rest.vectors]), count, error)
+    if operator.gram is None:
+        basis, alpha, beta, error = lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm)
+        return _ritz(operator, basis, alpha, beta, count, error)
+    steps = min(n, MAX_STEPS)
+    basis, alpha, beta, theta = np.empty((steps, n)), np.zeros(steps), np.zeros(steps), np.zeros(count)
+    basis[0] = start / np.linalg.norm(start)
+    k, error = lanczos_dense(operator.gram, n, count, tol, confirm, basis, alpha, beta, theta)
+    return _ritz(operator, basis[:k], alpha[:k], beta[:k], count, error)
+
+
+def _ritz(
+    operator: Operator, basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, count: int, error: float
+) -> Found:
+    """Ritz vectors of a Lanczos factorisation, and their Rayleigh-Ritz values computed afresh."""
+    k, n = basis.shape
+    if k > 1:
+        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
+        theta = np.linalg.eigvalsh(tridiagonal)[::-1][:count].copy()
+    else:
+        theta = alpha[:1].copy()
+    vectors = np.empty((theta.size, n))
+    if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
+        _, small = np.linalg.eigh(tridiagonal)
+        vectors = small[:, ::-1][:, :count].T @ basis
+    return _project(operator, vectors, count, error)
+
+
+def _project(operator: Operator, vectors: np.ndarray, count: int, error: float) -> Found:
+    """Rayleigh-Ritz in the span of `vectors`, which are orthonormal up to rounding."""
+    images = np.empty_like(vectors)
+    for vector, image in zip(vectors, images, strict=True):
+        operator.apply(vector, image)
+    projected = vectors @ images.T
+    values, turn = np.linalg.eigh((projected + projected.T) / 2)
+    turn = turn[:, ::-1][:, :count].T
+    values = np.maximum(values[::-1][:count], 0.0)
+    vectors, images = turn @ vectors, turn @ images
+    lower = ritz_lower_bounds(vectors @ images.T, vectors @ vectors.T, operator.rounding, operator.trace)
+    residuals = np.linalg.norm(images - values[:, None] * vectors, axis=1)
+    return Found(values, vectors, residuals, lower, error)
+
+
+def _look_again(operator: Operator, found: Found, count: int, tol: float, *, seed: int = 0) -> Found:
+    """Search the space orthogonal to what was found until it holds nothing larger."""
+    for attempt in range(2 * count):
+        if len(found.vectors) >= operator.n:
+            return found
+        random = np.random.default_rng([seed, attempt]).standard_normal(operator.n)
+        locked = np.linalg.qr(found.vectors.T)[0].T
+        basis, alpha, beta, error = lanczos(operator.apply, random, count=1, tol=tol, locked=locked)
+        more = _ritz(operator, basis, alpha, beta, 1, error)
+        last = found.values[-1]
+        if more.values[0] <= last * (1 + tol) + FLOOR * found.values[0] and len(found.values) >= count:
+            return found
+        joined = np.linalg.qr(np.concatenate([found.vectors, more.vectors]).T)[0].T
+        found = _project(operator, joined, count, max(found.error, error))
+    return found
+
+
+def _prove_all(operator: Operator, found: Found, count: int, tol: float, status: str) -> Bracket:
+    """Upper bounds of all values by one factorisation each from the second on."""
+    gram, gram_error = operator.form_gram()
+    floor = 64 * (operator.n + 8) * UNIT * operator.trace + 4 * gram_error
+    for attempt in range(3):
+        upper = np.full(count, math.inf)
+        for j in range(1, count):
+            upper[j] = upper_bound(
+                gram,
+                operator.n,
+                found.vectors[:j],
+                found.values[:j],
+                found.values[j] * (1 + 1.5 * tol) + floor,
+                trace=operator.trace,
+                gram_error=gram_error,
+            )
+            if math.isinf(upper[j]):
+                break
+        else:
+            return _bracket(operator, found, upper, status, "full")
+        log.debug("certificate refused at attempt %d: an eigenvalue was missed or has not settled", attempt)
+        found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
+    if operator.n <= DENSE_SIDE:
+        return _decompose(operator, gram, gram_error, count)
+    return _bracket(operator, found, None, "not_converged", "undecided")
+
+
+def _prove_sign(operator: Operator, found: Found, count: int, tol: float, bound: float, status: str) -> Bracket:
+    """Prove that the second value lies below `bound`, in float32 where there is room."""
+    if math.sqrt(found.values[1]) >= bound:
+        return _bracket(operator, found, None, status, "undecided")
+    gram, gram_error = operator.form_gram()
+    for attempt in range(3):
+        room = bound * bound - found.values[1]
+        for single in (True, False):
+            if room < (1e-2 * found.values[1] if single else 0.0):
+                continue
+            upper = upper_bound(
+                gram,
+                operator.n,
+                found.vectors[:1],
+                found.values[:1],
+                found.values[1] + room / 2,
+                trace=operator.trace,
+                single=single,
+                gram_error=gram_error,
+            )
+            if upper < bound * bound:
+                proven = np.full(count, math.inf)
+                proven[1] = upper
+                return _bracket(operator, found, proven, status, "sign")
+            if math.isinf(upper):
+                break  # not a matter of rounding: room / 2 is a hundred times what float32 blurs
+        found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
+        if math.sqrt(found.lower[1]) > bound:
+            return _bracket(operator, found, None, status, "sign")
+    return _bracket(operator, found, None, status, "undecided")
+
+
+def _decompose(operator: Operator, gram: np.ndarray, gram_error: float, count: int) -> Bracket:
+    """Full decomposition, with the a-posteriori bounds of :mod:`sift_graph.spectrum.dense`."""
+    from sift_graph.spectrum.dense import symmetric_values
+
+    values, error = symmetric_values(gram[: operator.n, : operator.n].astype(np.float64))
+    values, error = values[:count], error + gram_error
+    roots = [np.sqrt(np.maximum(values + shift, 0.0)) for shift in (0.0, -error, error)]
+    return Bracket(roots[0], roots[1], roots[2], operator.method + "+dense", "ok", "full")
+
+
+def _bracket(operator: Operator, found: Found, upper: np.ndarray | None, status: str, certificate: str) -> Bracket:
+    """Square roots of values and bounds; where nothing is proven above, the iteration's own estimate."""
+    sigma = np.sqrt(found.values)
+    lo = np.minimum(np.sqrt(found.lower), sigma)
+    hi = sigma * (1 + max(found.error, 1e-12)) + math.sqrt(FLOOR) * sigma[0] * (sigma < 1e-6 * sigma[0])
+    if upper is not None:
+        proven = np.isfinite(upper)
+        hi[proven] = np.sqrt(upper[proven])
+    if len(hi) > 1 and upper is not None:
+        hi[0] = math.sqrt(
+            perron_upper_bound(found.values[0], found.residuals[0], upper[1], operator.rounding, operator.trace)
+        )
+    hi = np.maximum(hi, sigma)
+    return Bracket(sigma, lo, hi, operator.method, status, certificate)

@@ -1,0 +1,181 @@
+"""Build the operator x -> A A^T x of a block in the form that :mod:`sift_graph.spectrum.choose` picked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sift_graph.bits import times, times_transposed
+from sift_graph.spectrum import kernels
+from sift_graph.spectrum.certificate import UNIT
+
+__all__ = ["Operator", "dense_gram", "gram_operator", "matrix_operator", "packed_operator", "sparse_operator"]
+
+CHUNK = 1 << 21  # entries unpacked at a time where a weighted Gram is formed
+
+
+@dataclass(frozen=True, eq=False)
+class Operator:
+    """A symmetric operator with entries that are not negative, and what a proof needs to know about it.
+
+    Attributes
+    ----------
+    n : int
+        Its size.
+    apply : callable
+        ``apply(x, y)`` writes G x to y.
+    diagonal : ndarray of float64, shape (n,)
+    trace : float
+        Sum of the diagonal, rounded up: an upper bound of the largest eigenvalue.
+    rounding : float
+        Relative error of x^T G x as it is computed, as a multiple of the largest eigenvalue.
+    form_gram : callable
+        Returns G as a dense array, and a bound of its error in norm.
+    method : str
+    gram : ndarray of float32 or float64, or None
+        G, where it is at hand.
+    perron : ndarray of float64, shape (n,), or None
+        The unit eigenvector of the largest eigenvalue, where it is known.
+    """
+
+    n: int
+    apply: Callable[[np.ndarray, np.ndarray], None]
+    diagonal: np.ndarray
+    trace: float
+    rounding: float
+    form_gram: Callable[[], tuple[np.ndarray, float]]
+    method: str
+    gram: np.ndarray | None = None
+    perron: np.ndarray | None = None
+
+
+def _integer_gram(bits: np.ndarray) -> np.ndarray:
+    gram = np.empty((len(bits), len(bits)), dtype=np.float32)
+    kernels.gram_of_bits(bits, gram)
+    return gram
+
+
+def gram_operator(bits: np.ndarray) -> Operator:
+    """Apply the exact integer Gram of packed rows."""
+    gram, n = _integer_gram(bits), len(bits)
+    diagonal = gram.diagonal().astype(np.float64)
+    return Operator(
+        n,
+        lambda x, y: kernels.symmetric_times(gram, n, x, y),
+        diagonal,
+        float(diagonal.sum()),
+        2 * (n + 8) * UNIT,
+        lambda: (gram, 0.0),
+        "gram+lanczos",
+        gram,
+    )
+
+
+def matrix_operator(matrix: np.ndarray) -> Operator:
+    """Apply the Gram of a dense float64 matrix of entries that are not negative, on its smaller side."""
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    n, m = matrix.shape
+    gram = matrix @ matrix.T
+    diagonal = gram.diagonal().copy()
+    trace = float(diagonal.sum()) * (1 + 1e-9)
+    error = (m + 64) * UNIT * trace
+    rounding = (2 * n + m + 64) * UNIT
+    return Operator(
+        n,
+        lambda x, y: kernels.symmetric_times(gram, n, x, y),
+        diagonal,
+        trace,
+        rounding,
+        lambda: (gram, error),
+        "gram+lanczos",
+        gram,
+    )
+
+
+def packed_operator(bits: np.ndarray, columns: int) -> Operator:
+    """Products straight from packed rows."""
+    n, padded = len(bits), 64 * bits.shape[1]
+    across = np.empty(padded)
+
+    def apply(x: np.ndarray, y: np.ndarray) -> None:
+        times_transposed(bits, x, across)
+        times(bits, across, y)
+
+    diagonal = np.bitwise_count(bits).sum(axis=1, dtype=np.int64).astype(np.float64)
+    rounding = (2 * n + columns + 16) * UNIT
+    trace = float(diagonal.sum())
+    return Operator(n, apply, diagonal, trace, rounding, lambda: (_integer_gram(bits), 0.0), "matrix_free")
+
+
+def sparse_operator(
+    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, row_scale: np.ndarray, column_scale: np.ndarray
+) -> Operator:
+    """Products from lists of edges, one list for each vertex of the larger side.
+
+    Parameters
+    ----------
+    n : int
+        Vertices of the smaller side.
+    starts : ndarray of int64, shape (columns + 1,)
+        Where the list of each vertex of the larger side begins.
+    index : ndarray of uint16 or int32, shape (edges,)
+        The vertex of the smaller side at each edge.
+    values : ndarray of float64, shape (edges,) or (0,)
+        Absolute weights; none for ones.
+    row_scale : ndarray of float64, shape (n,) or (0,)
+        Factor of each vertex of the smaller side; none for ones.
+    column_scale : ndarray of float64, shape (columns,) or (0,)
+        Square of the factor of each vertex of the larger side; none for ones.
+
+    Returns
+    -------
+    Operator
+    """
+    columns = starts.size - 1
+    scaled = np.empty(n)
+
+    def apply(x: np.ndarray, y: np.ndarray) -> None:
+        if row_scale.size:
+            np.multiply(x, row_scale, out=scaled)
+            kernels.sparse_step(starts, index, values, column_scale, scaled, y)
+            np.multiply(y, row_scale, out=y)
+        else:
+            kernels.sparse_step(starts, index, values, column_scale, x, y)
+
+    squares = np.square(values) if values.size else np.ones(index.size)
+    if column_scale.size:
+        squares *= np.repeat(column_scale, np.diff(starts))
+    diagonal = np.bincount(index, weights=squares, minlength=n)
+    if row_scale.size:
+        diagonal *= np.square(row_scale)
+    longest = int(np.diff(starts).max(initial=0))
+    rounding = (longest + 2 * n + columns + 32) * UNIT
+    trace = float(diagonal.sum()) * (1 + 1e-9)
+
+    def form() -> tuple[np.ndarray, float]:
+        return dense_gram(n, starts, index, values, row_scale, column_scale), (columns + 64) * UNIT * trace
+
+    return Operator(n, apply, diagonal, trace, rounding, form, "matrix_free")
+
+
+def dense_gram(
+    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, row_scale: np.ndarray, column_scale: np.ndarray
+) -> np.ndarray:
+    """G in float64 from lists of edges, some columns at a time; arguments as in :func:`sparse_operator`."""
+    gram = np.zeros((n, n))
+    step = max(1, CHUNK // max(n, 1))
+    for first in range(0, starts.size - 1, step):
+        last = min(first + step, starts.size - 1)
+        edges = slice(starts[first], starts[last])
+        chunk = np.zeros((last - first, n))
+        at = np.repeat(np.arange(last - first), np.diff(starts[first : last + 1]))
+        chunk[at, index[edges]] = values[edges] if values.size else 1.0
+        if row_scale.size:
+            chunk *= row_scale
+        if column_scale.size:
+            chunk *= np.sqrt(column_scale[first:last, None])
+        gram += chunk.T @ chunk
+    return gram

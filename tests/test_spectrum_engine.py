@@ -1,0 +1,404 @@
+"""Every path of the engine on every closed form, its kernels against numpy, and the proofs under attack."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from closed_forms import CLOSED_FORMS, block_diagonal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sift_graph import bits as packed
+from sift_graph.graph import BipartiteGraph
+from sift_graph.masks import LayerMask
+from sift_graph.spectrum import blocks, choose, iterate, leading, left_regular_subgraphs, solve, subgraphs
+from sift_graph.spectrum.certificate import upper_bound
+from sift_graph.spectrum.kernels import gram_of_bits, sparse_step, symmetric_times
+from sift_graph.spectrum.lanczos import lanczos
+from sift_graph.spectrum.operators import gram_operator, packed_operator
+
+PATHS = ["gram", "packed", "sparse"]
+
+
+@contextmanager
+def forced(path):
+    """Send every layer, however small, down one path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "fits_dense", lambda n, m: False)
+        patch.setattr(subgraphs, "SMALL_WORDS", -1)
+        patch.setattr(blocks, "choose_path", lambda *sizes, exact=True, **_: path if exact else "sparse")
+        yield
+
+
+@pytest.fixture
+def path(request):
+    with forced(request.param):
+        yield request.param
+
+
+def graph_of(mask, weight=None, groups=1):
+    return BipartiteGraph.from_mask(LayerMask.from_dense("layer", mask, weight, groups=groups))
+
+
+def pack(mask):
+    return graph_of(mask).bits
+
+
+def holds(spectrum, expected, tol=1e-6):
+    expected = np.array(expected)
+    np.testing.assert_allclose(spectrum.sigma, expected, rtol=tol, atol=tol * expected[0])
+    assert (spectrum.lo <= expected * (1 + 1e-14)).all(), (spectrum.lo, expected)
+    assert (spectrum.hi >= expected * (1 - 1e-14)).all(), (spectrum.hi, expected)
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_each_path_meets_the_closed_forms(name, path):
+    mask, sigma = CLOSED_FORMS[name]
+    for oriented in (mask, mask.T):
+        for k in (1, 2, 4):
+            spectrum = leading(graph_of(oriented), k=k, certify="full")
+            holds(spectrum, [*sigma, 0.0, 0.0, 0.0][:k])
+            assert (spectrum.certificate, spectrum.status) == ("full", "ok")
+
+
+@pytest.mark.parametrize("path", ["sparse"], indirect=True)
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_normalised_and_weighted_closed_forms(name, path):
+    mask, sigma = CLOSED_FORMS[name]
+    graph = graph_of(mask, np.where(mask, -0.25, 7.0))
+    holds(leading(graph, k=2, kind="weighted", certify="full"), 0.25 * np.array([*sigma, 0.0][:2]))
+    active = mask[mask.any(axis=1)][:, mask.any(axis=0)].astype(float)
+    scaled = active / np.sqrt(np.outer(active.sum(axis=1), active.sum(axis=0)))
+    expected = np.append(np.linalg.svd(scaled, compute_uv=False), 0.0)[:2]
+    for kind in ("normalised", "weighted_normalised"):
+        np.testing.assert_allclose(leading(graph, kind=kind).sigma, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", PATHS)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 5))
+def test_each_path_agrees_with_svd(chosen, seed, k):
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 90, 2)
+    mask = rng.random(shape) < rng.choice([0.03, 0.1, 0.5, 0.9])
+    if not mask.any():
+        return
+    expected = np.append(np.linalg.svd(mask.astype(float), compute_uv=False), np.zeros(5))[:k]
+    with forced(chosen):
+        spectrum = leading(graph_of(mask), k=k, certify="full")
+    holds(spectrum, expected)
+    assert spectrum.certificate == "full"
+    assert (spectrum.hi - spectrum.lo <= 4e-6 * expected[0]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), groups=st.sampled_from([1, 3]))
+def test_weighted_iterations_agree_with_svd(seed, groups):
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(2, 60, 2)
+    mask = rng.random((groups * rows, columns)) < rng.choice([0.1, 0.5])
+    weight = rng.normal(size=mask.shape) * (rng.random(mask.shape) < 0.9)  # some newborn weights are zero
+    heavy = block_diagonal_values(np.split(np.abs(weight * mask), groups))
+    if not heavy.any():
+        return
+    expected = np.append(np.linalg.svd(heavy, compute_uv=False), 0.0)
+    with forced("sparse"):
+        graph = graph_of(mask, weight, groups)
+        holds(leading(graph, kind="weighted", certify="full"), expected[:2])
+        sums = heavy.sum(axis=1), heavy.sum(axis=0)
+        scaled = heavy / np.sqrt(np.outer(*(np.where(s > 0, s, 1.0) for s in sums)))
+        normal = np.append(np.linalg.svd(scaled, compute_uv=False), 0.0)
+        spectrum = leading(graph, kind="weighted_normalised")
+        np.testing.assert_allclose(spectrum.sigma, normal[:2], atol=1e-6)
+
+
+def block_diagonal_values(parts):
+    rows, columns = parts[0].shape
+    whole = np.zeros((rows * len(parts), columns * len(parts)))
+    for g, part in enumerate(parts):
+        whole[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = part
+    return whole
+
+
+@pytest.mark.parametrize("path", PATHS, indirect=True)
+def test_equal_components_tie(path):
+    part = np.random.default_rng(5).random((60, 80)) < 0.2
+    sigma = np.linalg.svd(part.astype(float), compute_uv=False)
+    spectrum = leading(graph_of(block_diagonal([part, part, part])), k=5, certify="full")
+    holds(spectrum, [sigma[0]] * 3 + [sigma[1]] * 2)
+
+
+def test_an_all_ones_layer_has_sigma_2_exactly_zero():
+    spectrum = leading(graph_of(np.ones((300, 500), dtype=bool)))
+    assert spectrum.sigma_2 == spectrum.sigma_2_hi == 0.0
+    assert spectrum.sigma_1 == pytest.approx(math.sqrt(150_000), rel=1e-15)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.99])
+def test_the_sign_of_the_gap_is_proven(density):
+    mask = np.random.default_rng(1).random((500, 1300)) < density
+    graph = graph_of(mask)
+    sigma = np.linalg.svd(mask.astype(float), compute_uv=False)
+    for bound, certificate in (
+        (1.04 * sigma[1], "sign"),
+        (sigma[1] * (1 + 1e-4), "sign"),
+        (sigma[1] * (1 - 1e-4), "sign"),
+        (sigma[1] * (1 + 1e-15), "undecided"),
+    ):
+        spectrum = leading(graph, bound=bound, tol=1e-7)
+        assert spectrum.certificate == certificate
+        assert spectrum.sigma_2 == pytest.approx(sigma[1], rel=1e-6)
+        if certificate == "sign":
+            assert (spectrum.sigma_2_hi < bound) == (sigma[1] < bound)
+            assert (spectrum.sigma_2_lo > bound) == (sigma[1] > bound)
+        assert spectrum.sigma_2_lo <= sigma[1] * (1 + 1e-14)
+        assert spectrum.sigma_2_hi >= sigma[1] * (1 - 1e-14)
+
+
+def test_without_a_bound_nothing_is_claimed():
+    graph = graph_of(np.random.default_rng(1).random((400, 500)) < 0.1)
+    assert leading(graph).certificate == "none"
+    assert leading(graph, certify="off", bound=3.0).certificate == "none"
+    assert leading(graph, certify="full").certificate == "full"
+
+
+def test_a_missed_eigenvalue_is_refused_and_found(monkeypatch):
+    # A first look that has settled on sigma_3, with a tiny residual: no residual can tell, the factorisation can.
+    mask = np.random.default_rng(2).random((300, 520)) < 0.2
+    _, sigma, vt = np.linalg.svd(mask.T.astype(float), full_matrices=False)
+
+    def astray(operator, count, tol, *, confirm):
+        return iterate._project(operator, vt[[0, 2]], count, 1e-12)
+
+    monkeypatch.setattr(iterate, "_first_look", astray)
+    graph = graph_of(mask)
+    assert leading(graph, certify="off").sigma_2 == pytest.approx(sigma[2], rel=1e-9)
+    holds(leading(graph, certify="full"), sigma[:2])
+    above, between = 1.01 * sigma[1], 0.5 * (sigma[1] + sigma[2])
+    assert leading(graph, bound=above).sigma_2_hi < above
+    spectrum = leading(graph, bound=between, tol=1e-8)
+    assert spectrum.certificate == "sign"
+    assert spectrum.sigma_2_lo > between
+    monkeypatch.setattr(iterate, "_look_again", lambda operator, found, count, tol, **options: found)
+    spectrum = leading(graph, certify="full")
+    assert spectrum.method == "gram+lanczos+dense"
+    holds(spectrum, sigma[:2])
+    assert leading(graph, bound=between).certificate == "undecided"
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), single=st.booleans())
+def test_the_proof_never_accepts_what_is_false(seed, single):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(2, 120, 2)
+    mask = (rng.random((n, m)) < rng.choice([0.05, 0.3, 0.95])).astype(float)
+    gram = mask @ mask.T
+    values, vectors = np.linalg.eigh(gram)
+    if values[-1] <= 0:
+        return
+    spoiled = vectors[:, -1] + rng.choice([0, 1e-8, 0.1]) * rng.standard_normal(n)
+    shift = max(values[-2], 0) * (1 + rng.choice([-1e-3, -1e-9, 1e-9, 1e-3, 1.0])) + 1e-9 * values[-1]
+    bound = upper_bound(
+        gram.astype(np.float32),
+        n,
+        spoiled[None, :],
+        values[-1:],
+        shift,
+        trace=float(np.trace(gram)),
+        single=single,
+    )
+    assert bound >= values[-2] * (1 - 1e-13)
+    if shift > values[-2] * 1.5 + 1e-2 * values[-1]:
+        sharp = upper_bound(
+            gram.astype(np.float32), n, vectors[:, -1:].T, values[-1:], shift, trace=float(np.trace(gram))
+        )
+        assert sharp <= shift * (1 + 1e-8)
+
+
+def test_a_ritz_pair_on_sigma_3_does_not_pass_in_subgraphs(monkeypatch):
+    # A start orthogonal to the second vector: the iteration settles on sigma_3, the factorisation refuses it.
+    mask = np.random.default_rng(4).random((300, 40)) < 0.3
+    mask[:, :20] &= np.arange(300)[:, None] < 200
+    graph = graph_of(mask)
+    degree = graph.left_degree
+    sizes = [int((degree == d).sum()) for d in np.unique(degree)]
+    assert max(sizes) >= 3
+    for part in left_regular_subgraphs(graph, min_other_degree=1):
+        chosen = mask[:, degree == part.degree]
+        sigma = np.linalg.svd(chosen.astype(float), compute_uv=False)
+        assert part.sigma_2_lo <= sigma[1] * (1 + 1e-12)
+        assert sigma[1] <= part.sigma_2_hi * (1 + 1e-12)
+
+
+def test_no_eigenvalue_is_missed_in_random_subgraphs():
+    """The hole that single-vector Lanczos leaves in 1 of 800 subgraphs; the benchmark runs this at full size."""
+    misses = count = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        mask = rng.random((rng.integers(40, 260), rng.integers(300, 1500))) < rng.uniform(0.05, 0.2)
+        graph = graph_of(mask)
+        for part in left_regular_subgraphs(graph, min_other_degree=1):
+            chosen = mask[:, graph.left_degree == part.degree].astype(float)
+            gram = chosen.T @ chosen if chosen.shape[1] < chosen.shape[0] else chosen @ chosen.T
+            sigma = math.sqrt(max(np.linalg.eigvalsh(gram)[-2], 0.0))
+            count += 1
+            misses += abs(part.sigma_2 - sigma) > 1e-6 * part.sigma_1
+            misses += not part.sigma_2_lo - 1e-9 <= sigma <= part.sigma_2_hi + 1e-9
+            misses += not part.sigma_2_hi - part.sigma_2_lo <= 1e-5 * part.sigma_1
+    assert count > 200
+    assert misses == 0
+
+
+@pytest.mark.parametrize("path", ["gram"], indirect=True)
+def test_subgraphs_of_disconnected_layers(path):
+    part = CLOSED_FORMS["PG(2,3) and isolated vertices"][0]
+    (only,) = left_regular_subgraphs(graph_of(block_diagonal([part] * 3)))
+    assert (only.sigma_1, only.sigma_2) == pytest.approx((4, 4), rel=1e-6)
+    assert only.sigma_2_lo <= 4 * (1 + 1e-12)
+    assert only.sigma_2_hi >= 4 * (1 - 1e-12)
+
+
+arrays = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=150).flatmap(
+    lambda shape: st.tuples(st.just(shape), st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.5, 0.98]))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays)
+def test_packed_kernels_agree_with_numpy(case):
+    shape, seed, density = case
+    rng = np.random.default_rng(seed)
+    mask = rng.random(shape) < density
+    rows, columns = shape
+    bits = pack(mask)
+    stream = np.concatenate([np.packbits(mask, bitorder="little"), np.zeros(16, dtype=np.uint8)])
+    np.testing.assert_array_equal(packed.pack_rows(stream, rows, columns), bits)
+    np.testing.assert_array_equal(packed.transpose_bits(bits, columns), pack(mask.T))
+    np.testing.assert_array_equal(packed.count_columns(bits, columns), mask.sum(axis=0))
+    x, y = rng.standard_normal(64 * bits.shape[1]), rng.standard_normal(rows)
+    ahead, back = np.empty(rows), np.empty(64 * bits.shape[1])
+    packed.times(bits, x, ahead)
+    packed.times_transposed(bits, y, back)
+    np.testing.assert_allclose(ahead, mask @ x[:columns], atol=1e-12)
+    np.testing.assert_allclose(back[:columns], y @ mask, atol=1e-12)
+    assert not back[columns:].any()
+    gram = np.empty((rows, rows), dtype=np.float32)
+    gram_of_bits(bits, gram)
+    exact = mask.astype(float) @ mask.T
+    np.testing.assert_array_equal(gram, exact)
+    out = np.empty(rows)
+    symmetric_times(gram, rows, y, out)
+    np.testing.assert_allclose(out, exact @ y, atol=1e-9)
+    index = np.empty(int(mask.sum()), dtype=np.int32)
+    packed.list_bits(bits, index)
+    np.testing.assert_array_equal(index, np.nonzero(mask)[1])
+    starts, edge = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]), np.empty(index.size, dtype=np.int64)
+    packed.list_bits_by_column(bits, starts[:-1].copy(), index, edge)
+    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
+    values, scale = rng.random(index.size), rng.random(columns)
+    heavy = np.zeros(shape)
+    heavy[mask] = values
+    sparse_step(starts, index, values[edge], scale, y, out)
+    np.testing.assert_allclose(out, (heavy * scale) @ heavy.T @ y, atol=1e-9)
+    kept = values > 0.5
+    np.testing.assert_array_equal(packed.keep_bits(bits, kept), pack(heavy > 0.5))
+
+
+def test_products_refuse_vectors_that_are_too_short():
+    bits = pack(np.ones((5, 70), dtype=bool))
+    with pytest.raises(ValueError, match="vector too short for the packed matrix"):
+        packed.times(bits, np.zeros(70), np.zeros(5))
+    with pytest.raises(ValueError, match="vector too short for the packed matrix"):
+        packed.times_transposed(bits, np.zeros(4), np.zeros(512))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_components_are_those_of_scipy(seed):
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(1, 80, 2)
+    mask = rng.random((rows, columns)) < rng.choice([0.01, 0.03, 0.2])
+    labels = packed.join_components(pack(mask), columns)
+    whole = np.zeros((rows + columns, rows + columns))
+    whole[:columns, columns:] = mask.T
+    theirs = connected_components(csr_array(whole), directed=False)[1]
+    active = np.concatenate([mask.any(axis=0), mask.any(axis=1)])
+    if labels is None:
+        assert np.unique(theirs[active]).size <= 1
+    else:
+        pairs = np.unique(np.stack([theirs[active], labels[active]]), axis=1)
+        assert pairs.shape[1] == np.unique(theirs[active]).size == np.unique(labels[active]).size
+
+
+def test_a_long_path_is_one_component():
+    mask = np.eye(900, dtype=bool) | np.eye(900, k=1, dtype=bool)
+    labels = packed.join_components(pack(mask), 900)
+    assert labels is not None
+    assert np.unique(labels).size == 1
+
+
+def test_lanczos_keeps_away_from_what_is_locked():
+    gram = np.diag(np.arange(1.0, 31.0))
+    locked = np.eye(30)[29:]
+    basis, alpha, beta, error = lanczos(
+        lambda x, y: np.copyto(y, gram @ x), np.ones(30), count=1, tol=1e-9, locked=locked
+    )
+    assert error < 1e-9
+    top = np.linalg.eigvalsh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))[-1]
+    assert top == pytest.approx(29, rel=1e-8)
+    assert np.abs(basis @ locked.T).max() < 1e-12
+
+
+def test_the_operators_of_one_mask_are_one():
+    mask = np.random.default_rng(0).random((70, 300)) < 0.2
+    bits, x = pack(mask), np.random.default_rng(1).standard_normal(70)
+    for operator in (gram_operator(bits), packed_operator(bits, 300)):
+        y = np.empty(70)
+        operator.apply(x, y)
+        np.testing.assert_allclose(y, mask.astype(float) @ (mask.T @ x), rtol=1e-12)
+        assert operator.trace == mask.sum()
+        np.testing.assert_array_equal(operator.form_gram()[0], mask.astype(float) @ mask.T)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "edges", "uneven", "path"),
+    [
+        (1619, 14571, 2_359_045, False, "gram"),  # Sparse Wide ResNet-18, s = 0.9, its largest layer
+        (810, 7290, 59_000, False, "sparse"),  # 1 %
+        (4096, 16384, 16_777_216, False, "gram"),  # 25 %, GPT-3 1.3B
+        (12288, 49152, 150_994_944, False, "packed"),
+        (12288, 49152, 6_039_797, False, "sparse"),
+        (202, 1818, 36_700, False, "gram"),
+    ],
+)
+def test_the_choice_of_path(n, m, edges, uneven, path):
+    assert choose.choose_path(n, m, edges, uneven=uneven) == path
+    assert choose.choose_path(n, m, edges, exact=False) == "sparse"
+
+
+def test_tiny_layers_load_no_compiled_code():
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, numpy as np\n"
+        "from sift_graph.graph import BipartiteGraph\n"
+        "from sift_graph.masks import LayerMask\n"
+        "from sift_graph.spectrum import leading, left_regular_subgraphs\n"
+        "mask = np.random.default_rng(0).random((32, 16, 3, 3)) < 0.3\n"
+        "graph = BipartiteGraph.from_mask(LayerMask.from_dense('conv', mask))\n"
+        "assert leading(graph, bound=5.0).certificate == 'full'\n"
+        "assert left_regular_subgraphs(graph) is not None\n"
+        "assert graph.transpose().components[0] == 1\n"
+        "print('numba' in sys.modules, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
