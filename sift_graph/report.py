@@ -26,9 +26,10 @@ from sift_graph._version import __version__
 from sift_graph.correlate import conclusions
 from sift_graph.errors import UsageError
 from sift_graph.metrics import DYNAMICS, METRICS
+from sift_graph.plot_frames import sparse_runs
 from sift_graph.plots import save_svg
 from sift_graph.report_cards import cards, facts
-from sift_graph.report_figures import drawings, inline_svg, sparse_runs
+from sift_graph.report_figures import drawings, inline_svg
 from sift_graph.report_table import clean, layer_table
 from sift_graph.store import write_atomically
 

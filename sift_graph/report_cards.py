@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from sift_graph.correlate import conclude
-from sift_graph.plot_frames import MIN_FOR_INTERVAL, half_width, levels, methods_in_order
+from sift_graph.plot_frames import MIN_FOR_INTERVAL, half_width, levels, methods_in_order, sparse_runs
 from sift_graph.plots import label
-from sift_graph.report_figures import sparse_runs
 
 __all__ = ["Card", "cards", "facts", "last_snapshot", "number", "signed"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from sift_graph import plots
+from sift_graph.plot_frames import levels, per_step, sparse_runs
 from sift_graph.plot_style import INK, MUTED, PALETTE, RULE
 
-__all__ = ["Drawing", "drawings", "inline_svg", "sparse_runs"]
+__all__ = ["Drawing", "drawings", "inline_svg"]
 
 MAX_PANELS = 12
 SCATTER_METRICS = (
@@ -39,13 +39,6 @@ class Drawing:
     section: str
     heading: str
     ax: Axes
-
-
-def sparse_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out dense runs where there are others: their masks are all ones."""
-    if "family" not in frame or (frame["family"] == "dense").all():
-        return frame
-    return frame[frame["family"] != "dense"]
 
 
 def drawings(
@@ -73,7 +66,7 @@ def drawings(
     """
     found: list[Drawing] = []
     # Means over layers are taken once: a frame of a million rows would be averaged for every panel again.
-    steps = _per_step(layers, [*_OVER_TIME, "random_gap_norm", "iou_previous"])
+    steps = per_step(layers, [*_OVER_TIME, "random_gap_norm", "iou_previous"])
     found += _panels(steps, "gap", "ramanujan_gap_norm", plots.gap_over_time)
     column = next(
         (name for name in (f"final_{target}", target) if name in network and network[name].notna().any()), None
@@ -93,13 +86,6 @@ def drawings(
                 found.append(Drawing(f"scatter_{metric}", section, "", ax))
     found += _panels(steps, "dynamics", "itop_rate", lambda rows, _: plots.mask_dynamics(rows))
     return found
-
-
-def _per_step(layers: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Average over layers: one row per (run, step)."""
-    keys = [key for key in ("run", "family", "method", "sparsity", "seed", "step") if key in layers]
-    columns = [name for name in metrics if name in layers]
-    return layers.groupby(keys, sort=False, dropna=False)[columns].mean().reset_index()
 
 
 def _panels(frame: pd.DataFrame, section: str, metric: str, draw: Callable[[pd.DataFrame, str], Axes]) -> list[Drawing]:
@@ -137,8 +123,8 @@ def _share_scale(axes: list[Axes]) -> None:
 
 def _facets(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Heading and rows of each panel."""
-    families = _levels(frame, "family")
-    sparsities = _levels(frame, "sparsity")
+    families = levels(frame, "family")
+    sparsities = levels(frame, "sparsity")
     if len(families) * max(len(sparsities), 1) > MAX_PANELS:
         families = []
     if len(sparsities) > MAX_PANELS:
@@ -155,16 +141,11 @@ def _facets(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             if len(rows):
                 yield ", ".join(words), rows
     left_over = frame
-    for key, levels in (("family", families), ("sparsity", sparsities)):
-        if levels:
+    for key, found in (("family", families), ("sparsity", sparsities)):
+        if found:
             left_over = left_over[left_over[key].isna()]
     if len(left_over) and len(left_over) < len(frame):
         yield "sparsity not recorded", left_over
-
-
-def _levels(frame: pd.DataFrame, column: str) -> list[Any]:
-    """Distinct values of a column in order, without NaN."""
-    return sorted(frame[column].dropna().unique()) if column in frame else []
 
 
 def _slug(text: str) -> str:
