@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -282,7 +283,7 @@ def test_hostile_layer_names_stay_text(tmp_path):
     result = invoke("analyze", path)
     assert "[bold]markup[/bold]" in result.stdout
     report = invoke("report", path).stdout.strip()
-    page = open(report).read()  # noqa: SIM115
+    page = Path(report).read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert "etc/passwd" in page
