@@ -334,3 +334,14 @@ def test_train_then_everything(tmp_path):
     assert all(0 < row["density"] < 0.2 for row in content["rows"])
     invoke("report", tmp_path / "t")
     invoke("train", "--out", tmp_path / "t", code=3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 150])
+def test_a_narrow_terminal_loses_columns_never_digits(run, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = invoke("analyze", run, "--steps", "last")
+    assert "…" not in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()[1:]) <= width
+    for layer in SHAPES:
+        assert layer in result.stdout
+    assert (f"left out on {width} columns" in result.stderr) == (width < 150)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sift_graph.cli import app
-from sift_graph.cli.output import JsonOption, complain, note, number, print_json, print_table, progress_bar
+from sift_graph.cli.output import Column, JsonOption, complain, note, number, print_json, print_table, progress_bar
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file.", rich_help_panel="Config", show_default=False)
@@ -116,21 +116,21 @@ def describe(
         print_json({"schema": "sift-graph/describe/1", **facts})
         return
     columns = [
-        ("layer", "left"),
-        ("type", "left"),
-        ("weight, dense model", "left"),
-        ("weight", "left"),
-        ("density", "right"),
-        ("edges", "right"),
-        ("MACs, dense model", "right"),
-        ("MACs", "right"),
-        ("left × right", "right"),
+        Column("layer", "left"),
+        Column("type", "left", rank=4),
+        Column("weight, dense model", "left", rank=5),
+        Column("weight", "left"),
+        Column("density"),
+        Column("edges", rank=2),
+        Column("MACs, dense model", rank=6),
+        Column("MACs"),
+        Column("left × right", rank=3),
     ]
     rows = [
         [
             layer["name"],
             layer["type"],
-            " × ".join(map(str, layer["shape_dense"])),
+            " × ".join(map(str, layer["shape_dense"] or ())),
             " × ".join(map(str, layer["shape"])),
             number(layer["density"]) if layer["masked"] else "dense",
             number(layer["edges"]),
