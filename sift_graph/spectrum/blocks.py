@@ -29,6 +29,7 @@ class Part:
     bits: np.ndarray
     columns: int
     weights: np.ndarray | None
+    row_degree: np.ndarray
     limit: float
 
 
@@ -90,7 +91,8 @@ def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, n
         return
     label = join_components(bits, columns)
     if label is None:
-        yield Part(bits if active.size == len(bits) else bits[active], columns, weights, math.inf)
+        rows = bits if active.size == len(bits) else bits[active]
+        yield Part(rows, columns, weights, degree[active], math.inf)
         return
     row_label = label[columns:][active]
     order = active[np.argsort(row_label, kind="stable")]
@@ -110,14 +112,13 @@ def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, n
             limit = 1.0
         elif own is not None:
             limit *= float(own.max())
-        yield Part(bits[rows], columns, own, limit * (1 + 1e-12))
+        yield Part(bits[rows], columns, own, degree[rows], limit * (1 + 1e-12))
 
 
 def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound: float | None, tol: float) -> Bracket:
     rows = len(part.bits)
-    row_degree = np.bitwise_count(part.bits).sum(axis=1, dtype=np.int64)
-    column_degree = count_columns(part.bits, part.columns)
-    edges, across = int(row_degree.sum()), int(np.count_nonzero(column_degree))
+    union = np.bitwise_or.reduce(part.bits, axis=0)
+    edges, across = int(part.row_degree.sum()), int(np.bitwise_count(union).sum(dtype=np.int64))
     small, large = min(rows, across), max(rows, across)
     if small == 1 or (part.weights is None and edges == small * large):
         if normalised:
@@ -129,14 +130,14 @@ def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound
             first = scale * math.sqrt(math.fsum(np.square(part.weights / scale)))
         return exact_bracket([first] + [0.0] * (min(count, small) - 1))
     exact = part.weights is None and not normalised
-    uneven = is_uneven(row_degree, across) or is_uneven(column_degree[column_degree > 0], rows)
-    path = choose_path(small, large, edges, uneven=uneven, exact=exact)
+    path = choose_path(small, large, edges, uneven=is_uneven(part.row_degree, across), exact=exact)
     if path == "sparse":
-        operator = _sparse(part, row_degree, column_degree, turned=across < rows, normalised=normalised)
+        operator = _sparse(part, turned=across < rows, normalised=normalised)
     else:
         bits, columns = part.bits, part.columns
         if across < rows:
-            bits, columns = transpose_bits(bits, columns)[column_degree > 0], rows
+            used = np.unpackbits(union.view(np.uint8), count=columns, bitorder="little").astype(bool)
+            bits, columns = transpose_bits(bits, columns)[used], rows
         operator = gram_operator(bits) if path == "gram" else packed_operator(bits, columns)
     bracket = solve_operator(operator, count, tol=tol, certify=certify, bound=bound)
     if normalised:  # the largest value is 1, by D^-1/2 M D^-1/2 sqrt(d) = sqrt(d)
@@ -146,10 +147,9 @@ def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound
     return bracket
 
 
-def _sparse(
-    part: Part, row_degree: np.ndarray, column_degree: np.ndarray, *, turned: bool, normalised: bool
-) -> Operator:
+def _sparse(part: Part, *, turned: bool, normalised: bool) -> Operator:
     """List the edges of each vertex of the larger side: the columns, or the rows if `turned`."""
+    row_degree, column_degree = part.row_degree, count_columns(part.bits, part.columns)
     edges = int(row_degree.sum())
     small = int(np.count_nonzero(column_degree)) if turned else len(part.bits)
     index = np.empty(edges, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)

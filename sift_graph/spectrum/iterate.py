@@ -78,36 +78,30 @@ def _first_look(operator: Operator, count: int, tol: float, *, confirm: int) -> 
     start = start_vector(operator.diagonal)
     if operator.perron is not None and count > 1:
         locked = operator.perron[None, :]
-        basis, alpha, beta, error = lanczos(
-            operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked
+        rest = _ritz(
+            operator, *lanczos(operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked)
         )
-        rest = _ritz(operator, basis, alpha, beta, count - 1, error)
-        return _project(operator, np.concatenate([locked, rest.vectors]), count, error)
+        return _project(operator, np.concatenate([locked, rest.vectors]), count, rest.error)
     if operator.gram is None:
-        basis, alpha, beta, error = lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm)
-        return _ritz(operator, basis, alpha, beta, count, error)
+        return _ritz(operator, *lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm))
     steps = min(n, MAX_STEPS)
     basis, alpha, beta, theta = np.empty((steps, n)), np.zeros(steps), np.zeros(steps), np.zeros(count)
     basis[0] = start / np.linalg.norm(start)
     k, error = lanczos_dense(operator.gram, n, count, tol, confirm, basis, alpha, beta, theta)
-    return _ritz(operator, basis[:k], alpha[:k], beta[:k], count, error)
+    return _ritz(operator, basis[:k], alpha[:k], beta[:k], theta, error)
 
 
 def _ritz(
-    operator: Operator, basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, count: int, error: float
+    operator: Operator, basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, theta: np.ndarray, error: float
 ) -> Found:
     """Ritz vectors of a Lanczos factorisation, and their Rayleigh-Ritz values computed afresh."""
     k, n = basis.shape
-    if k > 1:
-        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-        theta = np.linalg.eigvalsh(tridiagonal)[::-1][:count].copy()
-    else:
-        theta = alpha[:1].copy()
     vectors = np.empty((theta.size, n))
     if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
+        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
         _, small = np.linalg.eigh(tridiagonal)
-        vectors = small[:, ::-1][:, :count].T @ basis
-    return _project(operator, vectors, count, error)
+        vectors = small[:, ::-1][:, : theta.size].T @ basis
+    return _project(operator, vectors, theta.size, error)
 
 
 def _project(operator: Operator, vectors: np.ndarray, count: int, error: float) -> Found:
@@ -132,13 +126,12 @@ def _look_again(operator: Operator, found: Found, count: int, tol: float, *, see
             return found
         random = np.random.default_rng([seed, attempt]).standard_normal(operator.n)
         locked = np.linalg.qr(found.vectors.T)[0].T
-        basis, alpha, beta, error = lanczos(operator.apply, random, count=1, tol=tol, locked=locked)
-        more = _ritz(operator, basis, alpha, beta, 1, error)
+        more = _ritz(operator, *lanczos(operator.apply, random, count=1, tol=tol, locked=locked))
         last = found.values[-1]
         if more.values[0] <= last * (1 + tol) + FLOOR * found.values[0] and len(found.values) >= count:
             return found
         joined = np.linalg.qr(np.concatenate([found.vectors, more.vectors]).T)[0].T
-        found = _project(operator, joined, count, max(found.error, error))
+        found = _project(operator, joined, count, max(found.error, more.error))
     return found
 
 
