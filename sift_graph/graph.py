@@ -377,7 +377,7 @@ class BipartiteGraph:
             adjacency = csr_array((np.ones(self.edges, dtype=np.int8), (left, right + self.n_left)), shape=(n, n))
             labels: np.ndarray = connected_components(adjacency, directed=False)[1]
             return labels
-        from sift_graph.bits import join_components
+        from sift_graph.components import join_components
 
         found = np.empty(n, dtype=np.int64)
         per_group = self.n_right // self.groups

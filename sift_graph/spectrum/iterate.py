@@ -18,8 +18,9 @@ __all__ = ["solve_operator"]
 log = logging.getLogger(__name__)
 
 FULL_SIDE = 256  # up to here a full proof costs less than the iteration itself
-GRAM_SIDE = 16_384  # 1 GiB in float32; beyond it nothing is factorised
+PROOF_SIDE = 12_288  # 0.6 GB in float32, twice; beyond it nothing is factorised
 DENSE_SIDE = 4_096  # up to here a full decomposition is the last resort
+SINGLE_ROOM = 5e-3  # relative distance from the second eigenvalue that a proof in float32 is tried at
 FLOOR = 4e-14  # of the largest eigenvalue: where rounding ends what float64 can tell from zero
 
 
@@ -56,13 +57,13 @@ def solve_operator(operator: Operator, count: int, *, tol: float, certify: str, 
     count = min(count, operator.n)
     wants_sign = certify == "gap" and bound is not None and count >= 2 and math.isfinite(bound)
     full = certify == "full" or (wants_sign and operator.n <= FULL_SIDE)
-    provable = operator.n <= GRAM_SIDE
+    provable = operator.n <= PROOF_SIDE
     found = _first_look(operator, count, tol / 4 if full else tol, confirm=1 if full else 2)
     if count > 2:  # a multiple value shows only one copy to one start vector
         found = _look_again(operator, found, count, tol)
     status = "ok" if found.error < tol else "not_converged"
     if full and provable:
-        return _prove_all(operator, found, count, tol, status)
+        return _prove_all(operator, found, count, tol)
     if wants_sign and bound is not None:
         if math.sqrt(found.lower[1]) > bound:
             return _bracket(operator, found, None, status, "sign")
@@ -135,7 +136,7 @@ def _look_again(operator: Operator, found: Found, count: int, tol: float, *, see
     return found
 
 
-def _prove_all(operator: Operator, found: Found, count: int, tol: float, status: str) -> Bracket:
+def _prove_all(operator: Operator, found: Found, count: int, tol: float) -> Bracket:
     """Upper bounds of all values by one factorisation each from the second on."""
     gram, gram_error = operator.form_gram()
     floor = 64 * (operator.n + 8) * UNIT * operator.trace + 4 * gram_error
@@ -154,7 +155,7 @@ def _prove_all(operator: Operator, found: Found, count: int, tol: float, status:
             if math.isinf(upper[j]):
                 break
         else:
-            return _bracket(operator, found, upper, status, "full")
+            return _bracket(operator, found, upper, "ok", "full")  # proven to `tol`, whatever the iteration said
         log.debug("certificate refused at attempt %d: an eigenvalue was missed or has not settled", attempt)
         found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
     if operator.n <= DENSE_SIDE:
@@ -168,16 +169,17 @@ def _prove_sign(operator: Operator, found: Found, count: int, tol: float, bound:
         return _bracket(operator, found, None, status, "undecided")
     gram, gram_error = operator.form_gram()
     for attempt in range(3):
-        room = bound * bound - found.values[1]
+        # As far below the bound as the proof can afford: the bound proven is worth reading itself.
+        room = min(0.5 * (bound * bound - found.values[1]), 0.05 * found.values[1] + 1e-6 * operator.trace)
         for single in (True, False):
-            if room < (1e-2 * found.values[1] if single else 0.0):
+            if room < (SINGLE_ROOM * found.values[1] if single else 0.0):
                 continue
             upper = upper_bound(
                 gram,
                 operator.n,
                 found.vectors[:1],
                 found.values[:1],
-                found.values[1] + room / 2,
+                found.values[1] + room,
                 trace=operator.trace,
                 single=single,
                 gram_error=gram_error,
@@ -186,8 +188,6 @@ def _prove_sign(operator: Operator, found: Found, count: int, tol: float, bound:
                 proven = np.full(count, math.inf)
                 proven[1] = upper
                 return _bracket(operator, found, proven, status, "sign")
-            if math.isinf(upper):
-                break  # not a matter of rounding: room / 2 is a hundred times what float32 blurs
         found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
         if math.sqrt(found.lower[1]) > bound:
             return _bracket(operator, found, None, status, "sign")

@@ -167,7 +167,7 @@ def _binary_values(layout: _Layout, accepted: list[int], tol: float, *, prove: b
 
 def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: bool, values: np.ndarray) -> None:
     """Small segments in one compiled loop, larger ones one by one, and what was refused by the slow, sure way."""
-    from sift_graph.spectrum.blocks import solve_bits
+    from sift_graph.spectrum.blocks import components, solve_parts
     from sift_graph.spectrum.groups import GROUP_SIDE, Workspace, group_noise, top_two_of_groups, top_two_of_large_group
 
     sizes = np.diff(layout.segments)[chosen]
@@ -188,7 +188,7 @@ def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: b
         if math.isnan(values[g, 2]) or (prove and math.isnan(values[g, 3])):
             rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]
             certify = "full" if prove else "off"
-            found = solve_bits(rows, layout.columns, None, 2, normalised=False, certify=certify, bound=None, tol=tol)
+            found = solve_parts(components(rows, layout.columns, None), 2, certify=certify, tol=tol)
             sigma, lo, hi = (_top_two([getattr(part, name) for part in found]) for name in ("sigma", "lo", "hi"))
             values[g] = (*sigma, lo[1], hi[1])
         elif not prove:
