@@ -21,10 +21,10 @@ from numba.extending import intrinsic
 
 __all__ = [
     "count_columns",
-    "join_components",
     "keep_bits",
     "list_bits",
     "list_bits_by_column",
+    "pack_nonzero",
     "pack_rows",
     "popcount",
     "times",
@@ -252,6 +252,53 @@ def pack_rows(stream: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return out
 
 
+def _emit_pack_floats(typing: Any, source: Any, target: Any, chunks: Any) -> Any:
+    """Write one bit for each of 16 floats a chunk: whether it is not 0.0 (NaN is not)."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target, chunks = arguments
+        half, single = ir.IntType(16), ir.VectorType(ir.FloatType(), 16)
+        zero = ir.Constant(single, [ir.Constant(ir.FloatType(), 0.0)] * 16)
+        before = builder.block
+        loop, after = builder.append_basic_block("chunks"), builder.append_basic_block("after")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        chunk = builder.phi(WORD)
+        chunk.add_incoming(WORD(0), before)
+        at = builder.add(source, builder.mul(chunk, WORD(64)))
+        values = builder.load(builder.inttoptr(at, single.as_pointer()), align=4)
+        packed = builder.bitcast(builder.fcmp_unordered("!=", values, zero), half)
+        builder.store(packed, builder.inttoptr(builder.add(target, builder.mul(chunk, WORD(2))), half.as_pointer()))
+        following = builder.add(chunk, WORD(1))
+        chunk.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_unsigned("<", following, chunks), loop, after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.uintp), emit
+
+
+_pack_floats: Any = intrinsic(_emit_pack_floats)
+
+
+@numba.njit(cache=True)
+def pack_nonzero(matrix: np.ndarray) -> np.ndarray:
+    """Pack where a C-contiguous float32 matrix is not zero, in one pass over it."""
+    rows, columns = matrix.shape
+    out = np.zeros((rows, (columns + 511) // 512 * 8), np.uint64)
+    first, into = matrix.ctypes.data, out.ctypes.data
+    chunks = columns // 16
+    for r in range(rows):
+        if chunks:
+            _pack_floats(
+                numba.uintp(first + 4 * r * columns), numba.uintp(into + 8 * r * out.shape[1]), numba.uintp(chunks)
+            )
+        for c in range(16 * chunks, columns):
+            if matrix[r, c] != 0.0:
+                out[r, c >> 6] |= np.uint64(1) << np.uint64(c & 63)
+    return out
+
+
 @numba.njit(cache=True)
 def keep_bits(bits: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Return the matrix with only those set bits whose entry of `keep`, row after row, is true."""
@@ -302,98 +349,3 @@ def list_bits_by_column(bits: np.ndarray, place: np.ndarray, index: np.ndarray, 
                 place[c] += 1
                 e += 1
                 word ^= lowest
-
-
-@numba.njit(cache=True)
-def _reached_in_few_rounds(bits: np.ndarray) -> bool:
-    """Whether breadth-first search from the first row with an edge reaches all others within eight rounds."""
-    rows, words = bits.shape
-    seen = np.zeros(words, np.uint64)
-    waiting = np.empty(rows, np.int64)
-    count = 0
-    for r in range(rows):
-        for k in range(words):
-            if bits[r, k]:
-                waiting[count] = r
-                count += 1
-                break
-    if count == 0:
-        return True
-    for k in range(words):
-        seen[k] = bits[waiting[0], k]
-    for _ in range(8):
-        kept = 0
-        fresh = np.zeros(words, np.uint64)
-        for q in range(count):
-            r = waiting[q]
-            meets = False
-            for k in range(words):
-                if bits[r, k] & seen[k]:
-                    meets = True
-                    break
-            if meets:
-                for k in range(words):
-                    fresh[k] |= bits[r, k]
-            else:
-                waiting[kept] = r
-                kept += 1
-        if kept == 0:
-            return True
-        if kept == count:
-            return False
-        count = kept
-        for k in range(words):
-            seen[k] |= fresh[k]
-    return False
-
-
-@numba.njit(cache=True)
-def _root(parent: np.ndarray, v: Any) -> Any:
-    while parent[v] != v:
-        parent[v] = parent[parent[v]]
-        v = parent[v]
-    return v
-
-
-@numba.njit(cache=True)
-def _unite(bits: np.ndarray, columns: int, parent: np.ndarray) -> None:
-    """Union-find over the set bits; rows are vertices columns, columns + 1, ..."""
-    for r in range(bits.shape[0]):
-        root = _root(parent, columns + r)
-        for k in range(bits.shape[1]):
-            word = bits[r, k]
-            while word:
-                lowest = word & (~word + np.uint64(1))
-                other = _root(parent, 64 * k + np.int64(popcount(lowest - np.uint64(1))))
-                if other != root:
-                    if other < root:
-                        parent[root] = other
-                        root = other
-                    else:
-                        parent[other] = root
-                word ^= lowest
-
-
-def join_components(bits: np.ndarray, columns: int) -> np.ndarray | None:
-    """Find the connected components of the bipartite graph of a packed matrix.
-
-    Parameters
-    ----------
-    bits : ndarray of uint64, shape (rows, words)
-    columns : int
-
-    Returns
-    -------
-    ndarray of int64, shape (columns + rows,), or None
-        For each column, then each row, the smallest vertex of its component; None if all vertices that have an edge
-        are in one component, which a dense layer shows in two rounds of breadth-first search.
-    """
-    if _reached_in_few_rounds(bits):
-        return None
-    parent = np.arange(columns + bits.shape[0])
-    _unite(bits, columns, parent)
-    while True:
-        grand = parent[parent]
-        if np.array_equal(grand, parent):
-            return parent
-        parent = grand

@@ -100,16 +100,16 @@ def symmetric_times(gram: np.ndarray, n: int, x: np.ndarray, y: np.ndarray) -> N
         s0 = s1 = s2 = s3 = 0.0
         for j in range(n):
             v = x[j]
-            s0 += np.float64(a[j]) * v
-            s1 += np.float64(b[j]) * v
-            s2 += np.float64(c[j]) * v
-            s3 += np.float64(d[j]) * v
+            s0 += a[j] * v
+            s1 += b[j] * v
+            s2 += c[j] * v
+            s3 += d[j] * v
         y[i], y[i + 1], y[i + 2], y[i + 3] = s0, s1, s2, s3
     for i in range(done, n):
         a = gram[i]
         s0 = 0.0
         for j in range(n):
-            s0 += np.float64(a[j]) * x[j]
+            s0 += a[j] * x[j]
         y[i] = s0
 
 

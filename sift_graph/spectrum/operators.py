@@ -11,7 +11,15 @@ from sift_graph.bits import times, times_transposed
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
 
-__all__ = ["Operator", "dense_gram", "gram_operator", "matrix_operator", "packed_operator", "sparse_operator"]
+__all__ = [
+    "Operator",
+    "dense_gram",
+    "gram_operator",
+    "integer_gram",
+    "matrix_operator",
+    "packed_operator",
+    "sparse_operator",
+]
 
 CHUNK = 1 << 21  # entries unpacked at a time where a weighted Gram is formed
 
@@ -51,7 +59,8 @@ class Operator:
     perron: np.ndarray | None = None
 
 
-def _integer_gram(bits: np.ndarray) -> np.ndarray:
+def integer_gram(bits: np.ndarray) -> np.ndarray:
+    """Count the common neighbours of any two packed rows; exact, as float32."""
     gram = np.empty((len(bits), len(bits)), dtype=np.float32)
     kernels.gram_of_bits(bits, gram)
     return gram
@@ -59,7 +68,7 @@ def _integer_gram(bits: np.ndarray) -> np.ndarray:
 
 def gram_operator(bits: np.ndarray) -> Operator:
     """Apply the exact integer Gram of packed rows."""
-    gram, n = _integer_gram(bits), len(bits)
+    gram, n = integer_gram(bits), len(bits)
     diagonal = gram.diagonal().astype(np.float64)
     return Operator(
         n,
@@ -107,7 +116,7 @@ def packed_operator(bits: np.ndarray, columns: int) -> Operator:
     diagonal = np.bitwise_count(bits).sum(axis=1, dtype=np.int64).astype(np.float64)
     rounding = (2 * n + columns + 16) * UNIT
     trace = float(diagonal.sum())
-    return Operator(n, apply, diagonal, trace, rounding, lambda: (_integer_gram(bits), 0.0), "matrix_free")
+    return Operator(n, apply, diagonal, trace, rounding, lambda: (integer_gram(bits), 0.0), "matrix_free")
 
 
 def sparse_operator(
