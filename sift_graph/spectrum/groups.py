@@ -161,7 +161,7 @@ def top_two_of_groups(
             trace = 0.0
             for i in range(n):
                 trace += gram[i, i]
-            shift = out[g, 1] * out[g, 1] * (1 + 3 * tol) + 64 * (n + 8) * 2.0**-53 * trace
+            shift = out[g, 1] * out[g, 1] * (1 + 1.8 * tol) + 64 * (n + 8) * 2.0**-53 * trace
             upper = _proven_above(gram, n, vectors[0, :n], out[g, 0] * out[g, 0], shift, trace, work)
             if upper < np.inf:
                 out[g, 3] = math.sqrt(upper)
@@ -206,7 +206,7 @@ def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *
         out[2] = np.nan
     elif prove:
         trace = float(np.bitwise_count(bits).sum())
-        shift = out[1] ** 2 * (1 + 3 * tol) + 64 * (n + 8) * UNIT * trace
+        shift = out[1] ** 2 * (1 + 1.8 * tol) + 64 * (n + 8) * UNIT * trace
         upper = upper_bound(gram, n, vectors[:1], out[:1] ** 2, shift, trace=trace, scratch=workspace.factor)
         if math.isfinite(upper):
             out[3] = math.sqrt(upper)
