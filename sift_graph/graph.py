@@ -283,9 +283,9 @@ class BipartiteGraph:
             blocks.append(transpose_bits(block.bits, self.block_left))
             if block.values is not None:
                 place = np.concatenate([[0], np.cumsum(block.left_degree)[:-1]])
-                index, edge = np.empty(block.edges, dtype=np.int32), np.empty(block.edges, dtype=np.int64)
-                list_bits_by_column(block.bits, place, index, edge)
-                values.append(block.values[edge])
+                index, turned = np.empty(block.edges, dtype=np.int32), np.empty(block.edges)
+                list_bits_by_column(block.bits, place, index, block.values, turned)
+                values.append(turned)
         joined = np.concatenate(values) if values else None
         per_group = self.n_right // self.groups
         return BipartiteGraph(self.layer, np.concatenate(blocks), per_group, self.groups, joined)

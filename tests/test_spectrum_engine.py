@@ -162,6 +162,25 @@ def test_the_sign_of_the_gap_is_proven(density):
         assert spectrum.sigma_2_hi >= sigma[1] * (1 - 1e-14)
 
 
+@pytest.mark.parametrize("structured", [True, False])
+def test_uneven_layers_take_few_rough_steps_or_go_back_to_the_gram(structured):
+    # Broad degrees with a strong second direction; or a few heavy rows over noise, where the guess is wrong.
+    rng = np.random.default_rng(8)
+    if structured:
+        size = rng.standard_normal((600, 3000)) * np.exp(0.6 * rng.standard_normal(3000))
+        mask = np.abs(size) * np.exp(0.3 * rng.standard_normal(600))[:, None] > 1.6
+    else:
+        mask = rng.random((600, 3000)) < 0.1
+        mask[:2] |= rng.random((2, 3000)) < 0.5
+    assert blocks.is_uneven(mask.sum(axis=1), 3000)
+    sigma = np.linalg.svd(mask.astype(float), compute_uv=False)
+    with forced("packed"):
+        spectrum = leading(graph_of(mask), certify="off")
+        assert spectrum.method == "matrix_free"
+        holds(spectrum, sigma[:2])
+        holds(leading(graph_of(mask), certify="full"), sigma[:2])
+
+
 def test_without_a_bound_nothing_is_claimed():
     graph = graph_of(np.random.default_rng(1).random((400, 500)) < 0.1)
     assert leading(graph).certificate == "none"
@@ -299,13 +318,13 @@ def test_packed_kernels_agree_with_numpy(case):
     index = np.empty(int(mask.sum()), dtype=np.int32)
     packed.list_bits(bits, index)
     np.testing.assert_array_equal(index, np.nonzero(mask)[1])
-    starts, edge = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]), np.empty(index.size, dtype=np.int64)
-    packed.list_bits_by_column(bits, starts[:-1].copy(), index, edge)
-    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
+    starts, listed = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]), np.empty(index.size)
     values, scale = rng.random(index.size), rng.random(columns)
+    packed.list_bits_by_column(bits, starts[:-1].copy(), index, values, listed)
+    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
     heavy = np.zeros(shape)
     heavy[mask] = values
-    sparse_step(starts, index, values[edge], scale, y, out)
+    sparse_step(starts, index, listed, scale, y, out)
     np.testing.assert_allclose(out, (heavy * scale) @ heavy.T @ y, atol=1e-9)
     kept = values > 0.5
     np.testing.assert_array_equal(packed.keep_bits(bits, kept), pack(heavy > 0.5))

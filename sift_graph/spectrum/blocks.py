@@ -196,7 +196,7 @@ def part_operator(part: Part, across: int, *, normalised: bool) -> Operator:
     if path == "sparse":
         return _sparse(part, turned=across < rows, normalised=normalised)
     bits, columns = _small_side(part, turned=across < rows)
-    return gram_operator(bits) if path == "gram" else packed_operator(bits, columns)
+    return gram_operator(bits) if path == "gram" else packed_operator(bits, columns, rough=uneven)
 
 
 def whole_operators(graph: BipartiteGraph, weights: np.ndarray | None, *, normalised: bool) -> list[Operator]:
@@ -239,9 +239,9 @@ def _sparse(part: Part, *, turned: bool, normalised: bool) -> Operator:
         list_bits(part.bits, index)
         index = (np.cumsum(column_degree > 0) - 1).astype(index.dtype)[index]
     else:
-        edge = np.empty(weights.size, dtype=np.int64)
-        list_bits_by_column(part.bits, starts[:-1].copy(), index, edge)
-        weights = weights[edge]
+        listed = np.empty(weights.size)
+        list_bits_by_column(part.bits, starts[:-1].copy(), index, weights, listed)
+        weights = listed
     nothing = np.empty(0)
     if not normalised:
         operator = sparse_operator(small, starts, index, weights, nothing, nothing)

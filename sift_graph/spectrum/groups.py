@@ -155,7 +155,7 @@ def top_two_of_groups(
         n = stops[g] - starts[g]
         rows = bits[starts[g] : stops[g]]
         out[g, 3] = np.nan
-        if not _top_two(rows, noise, tol / 2, 1 if prove else 2, gram, basis, small, vectors, out[g]):
+        if not _top_two(rows, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out[g]):
             out[g, 2] = np.nan
         elif prove:
             trace = 0.0
@@ -202,7 +202,7 @@ def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *
     n = len(bits)
     small, vectors, out = np.empty((3, n)), np.empty((2, n)), np.full(4, np.nan)
     gram, basis, noise = workspace.gram, workspace.basis, workspace.noise
-    if not _top_two(bits, noise, tol / 2, 1 if prove else 2, gram, basis, small, vectors, out):
+    if not _top_two(bits, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out):
         out[2] = np.nan
     elif prove:
         trace = float(np.bitwise_count(bits).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ FULL_SIDE = 256  # up to here a full proof costs less than the iteration itself
 PROOF_SIDE = 12_288  # 0.6 GB in float32, twice; beyond it nothing is factorised
 DENSE_SIDE = 4_096  # up to here a full decomposition is the last resort
 SINGLE_ROOM = 5e-3  # relative distance from the second eigenvalue that a proof in float32 is tried at
+ROUGH_STEPS = 14
 FLOOR = 4e-14  # of the largest eigenvalue: where rounding ends what float64 can tell from zero
 
 
@@ -30,7 +31,6 @@ class Found:
 
     values: np.ndarray
     vectors: np.ndarray
-    residuals: np.ndarray
     lower: np.ndarray
     error: float
 
@@ -83,6 +83,15 @@ def _first_look(operator: Operator, count: int, tol: float, *, confirm: int) -> 
             operator, *lanczos(operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked)
         )
         return _project(operator, np.concatenate([locked, rest.vectors]), count, rest.error)
+    if operator.rough is not None:
+        basis, alpha, beta, theta, error = lanczos(
+            operator.rough, start, count=count, tol=tol, confirm=confirm, max_steps=ROUGH_STEPS
+        )
+        # A float32 product is off by some 2e-7 lambda_1, which enters squared over the gap to the next value.
+        if error < tol and (2e-7 * theta[0]) ** 2 <= 1e-3 * tol * theta[-1] ** 2:
+            return _ritz(operator, basis, alpha, beta, theta, error)
+        if operator.n <= PROOF_SIDE:  # not the few steps that were hoped for: each is cheaper on the Gram
+            operator = replace(operator, gram=operator.form_gram()[0])
     if operator.gram is None:
         return _ritz(operator, *lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm))
     steps = min(n, MAX_STEPS)
@@ -107,17 +116,18 @@ def _ritz(
 
 def _project(operator: Operator, vectors: np.ndarray, count: int, error: float) -> Found:
     """Rayleigh-Ritz in the span of `vectors`, which are orthonormal up to rounding."""
-    images = np.empty_like(vectors)
-    for vector, image in zip(vectors, images, strict=True):
-        operator.apply(vector, image)
-    projected = vectors @ images.T
+    if operator.quadratic is not None:
+        projected = operator.quadratic(vectors)
+    else:
+        images = np.empty_like(vectors)
+        for vector, image in zip(vectors, images, strict=True):
+            operator.apply(vector, image)
+        projected = vectors @ images.T
     values, turn = np.linalg.eigh((projected + projected.T) / 2)
     turn = turn[:, ::-1][:, :count].T
     values = np.maximum(values[::-1][:count], 0.0)
-    vectors, images = turn @ vectors, turn @ images
-    lower = ritz_lower_bounds(vectors @ images.T, vectors @ vectors.T, operator.rounding, operator.trace)
-    residuals = np.linalg.norm(images - values[:, None] * vectors, axis=1)
-    return Found(values, vectors, residuals, lower, error)
+    lower = ritz_lower_bounds(projected, vectors @ vectors.T, operator.rounding, operator.trace)[:count]
+    return Found(values, turn @ vectors, lower, error)
 
 
 def _look_again(operator: Operator, found: Found, count: int, tol: float, *, seed: int = 0) -> Found:
@@ -213,8 +223,9 @@ def _bracket(operator: Operator, found: Found, upper: np.ndarray | None, status:
         proven = np.isfinite(upper)
         hi[proven] = np.sqrt(upper[proven])
     if len(hi) > 1 and upper is not None:
-        hi[0] = math.sqrt(
-            perron_upper_bound(found.values[0], found.residuals[0], upper[1], operator.rounding, operator.trace)
-        )
+        image = np.empty(operator.n)
+        operator.apply(found.vectors[0], image)
+        residual = float(np.linalg.norm(image - found.values[0] * found.vectors[0]))
+        hi[0] = math.sqrt(perron_upper_bound(found.values[0], residual, upper[1], operator.rounding, operator.trace))
     hi = np.maximum(hi, sigma)
     return Bracket(sigma, lo, hi, operator.method, status, certificate)

@@ -9,8 +9,8 @@ the smaller of the two, and never restarts for speed: 20 to 60 steps suffice whe
 What a residual cannot show is that no larger eigenvalue was missed: a vector may be nearly orthogonal to an
 eigenvector, and of a multiple eigenvalue only one copy is seen. Hence :mod:`sift_graph.spectrum.certificate`, and three
 measures here: on breakdown (:math:`\beta_k \approx 0`, an invariant subspace) the iteration goes on with a random
-vector orthogonal to it, which finds further copies; `confirm` asks for several checks in a row; and
-:func:`ritz_vectors` reports Ritz vectors that are not independent.
+vector orthogonal to it, which finds further copies; `confirm` asks for several checks in a row, unless the first is
+clear; and :func:`ritz_vectors` reports Ritz vectors that are not independent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sift_graph.spectrum.kernels import SPEED, symmetric_times
 __all__ = ["assess", "lanczos", "lanczos_dense", "ritz_vectors", "start_vector"]
 
 MAX_STEPS = 400
+CLEAR = 1e-3  # of the tolerance: an estimate that needs no second look
 BREAKDOWN = 1e-13  # of the largest entry of T: rounding noise, not a direction
 
 
@@ -252,7 +253,7 @@ def lanczos_dense(
             beta[k - 1] = 0.0
         if k >= count and (k in (limit, look) or breakdowns > count):
             error = assess(alpha, beta, k, count, tol, theta)
-            good = good + 1 if error < tol else 0
+            good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
             if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == n)):
                 break
             look = _next_look(k, error, last_k, last_error, tol)
@@ -321,7 +322,7 @@ def lanczos(
             beta[k - 1] = 0.0
         if k >= count and (k in {limit, look} or breakdowns > count):
             error = assess(alpha, beta, k, count, tol, theta)
-            good = good + 1 if error < tol else 0
+            good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
             if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == free)):
                 break
             look = _next_look(k, error, last_k, last_error, tol)
