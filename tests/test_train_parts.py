@@ -16,8 +16,11 @@ from sift_graph.train.data import load_data
 from sift_graph.train.models import MLP, ResNet
 from sift_graph.train.optimizer import learning_rate, make_optimizer
 
-TOTALS = "macs_dense macs ratio effective_sparsity parameters masked_layers masked_weights edges layers"
-LAYER = "name type shape shape_dense groups masked density edges macs macs_dense n_left n_right"
+TOTALS = "macs_dense macs ratio counter counted_ratio effective_sparsity parameters masked_layers masked_weights edges"
+
+LAYER = (
+    "name type origin shape shape_dense groups masked density edges cardinality macs macs_dense ratio n_left n_right"
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -116,7 +119,7 @@ def test_sparse_wide_is_iso_flop_within_half_a_percent(model, width, sparsity, d
 def test_describe_has_its_keys_and_they_agree_with_the_model():
     config = load_config(sets=["model.width=4"], family="sparse_wide", sparsity=0.9)
     what = describe(config)
-    assert set(what) == set(TOTALS.split())
+    assert set(what) == {*TOTALS.split(), "layers"}
     assert all(set(layer) == set(LAYER.split()) for layer in what["layers"])
     model = build_model(config)
     assert what["parameters"] == sum(p.numel() for p in model.parameters())
@@ -169,7 +172,7 @@ def test_configurations_that_cannot_be_built_are_refused():
     with pytest.raises(UsageError, match="no sparsity reaches the budget"):
         describe(config)
     # Two hidden layers of 1 by 1, 0.3 of a weight each.
-    sets = ["masks.compensate=false", "masks.width_rounding=floor", "model.width=1", "model.depths=[2]"]
+    sets = ["masks.compensate=false", "ift.rounding=floor", "model.width=1", "model.depths=[2]"]
     config = load_config(sets=sets, family="sparse_wide", sparsity=0.7, model="mlp")
     with pytest.raises(UsageError, match=r"layer 'hidden\.1': a density of 0\.3 keeps none of its 1 weights"):
         describe(config)

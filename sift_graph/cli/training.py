@@ -17,7 +17,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="name=value, e.g. optimizer.lr=0.05; repeatable.", rich_help_panel="Config"),
 ]
-FamilyOption = Annotated[str | None, typer.Option("--family", help="dense or sparse_wide.", show_default=False)]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family", help="dense, sparse_wide, sparse_parallel, sparse_factorized, sparse_doped, ...", show_default=False
+    ),
+]
 SparsityOption = Annotated[
     float | None, typer.Option("--sparsity", help="Share of zeros, in [0, 1).", show_default=False)
 ]
@@ -124,6 +129,7 @@ def describe(
         Column("edges", rank=2),
         Column("MACs, dense model", rank=6),
         Column("MACs"),
+        Column("ratio", rank=4),
         Column("left × right", rank=3),
     ]
     rows = [
@@ -134,16 +140,19 @@ def describe(
             " × ".join(map(str, layer["shape"])),
             number(layer["density"]) if layer["masked"] else "dense",
             number(layer["edges"]),
-            number(layer["macs_dense"]),
+            number(layer["macs_dense"]) if layer["shape_dense"] else "",
             number(layer["macs"]),
+            "" if layer["ratio"] is None else number(layer["ratio"]),
             f"{layer['n_left']} × {layer['n_right']}",
         ]
         for layer in facts["layers"]
     ]
     print_table(columns, rows, title=f"{settings.model.name}   {settings.family}   sparsity {settings.sparsity}")
+    if facts["counter"] != "macs":
+        typer.echo(f"by the {facts['counter']} counter the ratio is {facts['counted_ratio']:.4f}")
     typer.echo(
         f"{facts['macs']:,} MACs for {facts['macs_dense']:,} of the dense model: ratio {facts['ratio']:.4f}, at "
         f"sparsity {facts['effective_sparsity']:.5f}\n"
-        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers of {facts['masked_weights']:,} "
-        f"weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
+        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers, whose masks choose among "
+        f"{facts['masked_weights']:,} weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from sift_graph.errors import UsageError, did_you_mean
-from sift_graph.ift.families import FAMILIES, ROUNDINGS
+from sift_graph.ift import FAMILIES
 from sift_graph.sparsify import DISTRIBUTIONS, METHODS
 from sift_graph.train.config import Config
 from sift_graph.train.data import DATASETS
@@ -43,7 +43,6 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("model.name", config.model.name, MODELS),
         ("data.name", config.data.name, DATASETS),
         ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
-        ("masks.width_rounding", config.masks.width_rounding, ROUNDINGS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
@@ -87,7 +86,11 @@ def checked(config: Config, *, where: str = "") -> Config:
     check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
-    if not FAMILIES[config.family].is_masked and config.sparsity:
+    try:
+        config.ift.resolved(config.family)
+    except UsageError as error:
+        raise UsageError(f"{where}ift: {error}") from error
+    if not FAMILIES[config.family].takes_sparsity and config.sparsity:
         raise UsageError(
             f"{where}sparsity: the family {config.family!r} has sparsity 0, found {config.sparsity}; "
             "choose a sparse family (--family sparse_wide) or leave the sparsity out"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sift_graph.ift.options import Options
+
 __all__ = [
     "CheckpointConfig",
     "Config",
@@ -67,9 +69,7 @@ class MaskConfig:
     distribution : str
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
     compensate : bool
-        Choose densities so that the whole model costs what the dense one does.
-    width_rounding : str
-        ``nearest`` or ``floor``: how a widened width becomes an integer.
+        Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
         Optimizer updates between two mask updates. The papers' 100 is for trainings of ten thousands of updates.
     begin : int
@@ -82,7 +82,6 @@ class MaskConfig:
 
     distribution: str = "uniform"
     compensate: bool = True
-    width_rounding: str = "nearest"
     every: int = 20
     begin: int = 0
     stop: float = 0.75
@@ -176,6 +175,8 @@ class Config:
         A key of ``sift_graph.sparsify.METHODS``; not used by the dense family.
     seed : int
         Of initial weights, masks, batches and random growth.
+    ift : Options
+        How the family transforms the model: :class:`sift_graph.ift.Options`.
     model, data, masks, optimizer, training, record, checkpoint
         Tables of their own.
     """
@@ -186,6 +187,7 @@ class Config:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    ift: Options = field(default_factory=Options)
     masks: MaskConfig = field(default_factory=MaskConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
