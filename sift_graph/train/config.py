@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sift_graph.sparsify.options import MethodOptions
+
 __all__ = [
     "CheckpointConfig",
     "Config",
@@ -66,6 +68,9 @@ class MaskConfig:
     ----------
     distribution : str
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
+    init : str
+        How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
+        ``grasp``, ``synflow``; ``own`` for the way of the method or the distribution.
     compensate : bool
         Choose densities so that the whole model costs what the dense one does.
     width_rounding : str
@@ -81,6 +86,7 @@ class MaskConfig:
     """
 
     distribution: str = "uniform"
+    init: str = "own"
     compensate: bool = True
     width_rounding: str = "nearest"
     every: int = 20
@@ -176,8 +182,8 @@ class Config:
         A key of ``sift_graph.sparsify.METHODS``; not used by the dense family.
     seed : int
         Of initial weights, masks, batches and random growth.
-    model, data, masks, optimizer, training, record, checkpoint
-        Tables of their own.
+    model, data, masks, options, optimizer, training, record, checkpoint
+        Tables of their own; ``options`` is a :class:`sift_graph.sparsify.MethodOptions`.
     """
 
     family: str = "dense"
@@ -187,6 +193,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    options: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
