@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sift_graph.ift.options import Options
+from sift_graph.sparsify.options import MethodOptions
 
 __all__ = [
     "CheckpointConfig",
@@ -68,6 +69,9 @@ class MaskConfig:
     ----------
     distribution : str
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
+    init : str
+        How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
+        ``grasp``, ``synflow``; ``own`` for the way of the method or the distribution.
     compensate : bool
         Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
@@ -81,6 +85,7 @@ class MaskConfig:
     """
 
     distribution: str = "uniform"
+    init: str = "own"
     compensate: bool = True
     every: int = 20
     begin: int = 0
@@ -177,6 +182,8 @@ class Config:
         Of initial weights, masks, batches and random growth.
     ift : Options
         How the family transforms the model: :class:`sift_graph.ift.Options`.
+    options : MethodOptions
+        Of the method: :class:`sift_graph.sparsify.MethodOptions`.
     model, data, masks, optimizer, training, record, checkpoint
         Tables of their own.
     """
@@ -189,6 +196,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     ift: Options = field(default_factory=Options)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    options: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
-from sift_graph.sparsify import METHODS, MaskSet
+from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
 from sift_graph.train.check import checked
@@ -89,6 +90,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             return earlier
     with isolated(config):
         trainer = Trainer(config, found)  # everything that can be wrong with a configuration is found in here
+        found = trainer.found
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
             "method": config.method if found.plan.is_masked else config.family,
             "model": config.model.name,
@@ -102,6 +104,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             trainer.resume(writer)
         with reporting(progress, run_dir.name) as report:
             row = trainer.train(writer, report)
+    found = replace(found, counts=trainer.edges())
     result = RunResult(
         run_dir=run_dir,
         steps=trainer.steps,
@@ -130,11 +133,30 @@ class Trainer:
             raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found)
-        self.method = None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
+        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        self.method = None
+        self.found = found
+        if self.masks is not None:
+            self.found = replace(found, counts={layer_name(name): n for name, n in self.masks.counts.items()})
+            self.method = METHODS[config.method].make(
+                self.masks, self.optimizer, self.schedule, model=self.model, options=config.options
+            )
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
+
+    def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training samples and labels on which masks are laid out, where the method asks for them."""
+        labels = self.data.train_labels
+        generator = np.random.default_rng([self.config.seed, 0, 0])  # not that of any epoch
+        chosen = balanced_sample(labels, self.config.options.samples_per_class, generator)
+        return self.data.train_images[chosen].to(self.device), labels[chosen].to(self.device)
+
+    def edges(self) -> dict[str, int]:
+        """Weights that each recorded layer keeps now, by layer name."""
+        if self.masks is None:
+            return self.found.counts
+        return {layer_name(name): count for name, count in self.masks.edges().items()}
 
     def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
