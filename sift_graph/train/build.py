@@ -12,7 +12,7 @@ from sift_graph.ift import FAMILIES, LayerPlan, Plan, plan
 from sift_graph.sparsify import MaskSet, Schedule, layer_counts
 from sift_graph.train.check import checked
 from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.data import data_spec
 from sift_graph.train.models import MODELS
 
 __all__ = ["Blueprint", "blueprint", "build_model", "describe", "make_masks", "mask_schedule"]
@@ -79,7 +79,7 @@ class Blueprint:
 
 def build_dense(config: Config, width: int) -> nn.Module:
     """Build the dense model of a width, as the configuration has it otherwise."""
-    data = DATASETS[config.data.name]
+    data = data_spec(config.data)
     return MODELS[config.model.name].build(width, data.shape, data.classes, config.model.depths)
 
 
@@ -118,7 +118,7 @@ def blueprint(config: Config) -> Blueprint:
     rounding: Any = config.masks.width_rounding
     what = plan(
         lambda width: build_dense(config, width),
-        DATASETS[config.data.name].shape,
+        data_spec(config.data).shape,
         family=config.family,
         sparsity=config.sparsity,
         width=config.model.width,
