@@ -33,7 +33,12 @@ MethodOption = Annotated[
     ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
-DataOption = Annotated[str | None, typer.Option("--data", help="A data set: digits.", show_default=False)]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="digits, shapes, cifar10, cifar100, folder, text, stdlib, wikitext103.", show_default=False
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
 
 

@@ -14,7 +14,7 @@ from sift_graph.ift import FAMILIES, LayerCost, LayerPlan, Options, Plan, build,
 from sift_graph.sparsify import METHODS, MaskSet, Schedule, lay_out, layer_counts
 from sift_graph.train.check import checked
 from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.data import data_spec
 from sift_graph.train.models import MODELS
 
 __all__ = ["Blueprint", "blueprint", "build_model", "describe", "make_masks", "mask_schedule"]
@@ -99,7 +99,7 @@ class Blueprint:
 
 def build_dense(config: Config, width: int) -> nn.Module:
     """Build the dense model of a width, as the configuration has it otherwise."""
-    data = DATASETS[config.data.name]
+    data = data_spec(config.data)
     return MODELS[config.model.name].build(width, data.shape, data.classes, config.model.depths)
 
 
@@ -112,7 +112,7 @@ def family_plan(config: Config) -> Plan:
     """Work out what the family makes of the dense model."""
     return plan(
         lambda width: build_dense(config, width),
-        DATASETS[config.data.name].shape,
+        data_spec(config.data).shape,
         family=config.family,
         sparsity=config.sparsity,
         width=config.model.width,

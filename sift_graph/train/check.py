@@ -11,7 +11,7 @@ from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.ift import FAMILIES
 from sift_graph.sparsify import DISTRIBUTIONS, LAYOUTS, METHODS
 from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES
 
@@ -64,9 +64,6 @@ def checked(config: Config, *, where: str = "") -> Config:
             config.model.depths,
             "1 or more in each stage",
         ),
-        ("data.train_samples", config.data.train_samples >= 0, config.data.train_samples, "0 or more"),
-        ("data.noise", config.data.noise >= 0, config.data.noise, "0 or more"),
-        ("data.seed", config.data.seed >= -1, config.data.seed, "0 or more, or -1 for the run's seed"),
         ("masks.every", masks.every >= 1, masks.every, "1 or more"),
         ("masks.begin", masks.begin >= 0, masks.begin, "0 or more"),
         ("masks.stop", 0 < masks.stop <= 1, masks.stop, "above 0 and at most 1, a fraction of the training"),
@@ -91,6 +88,7 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
             "leave masks.init out"
         )
+    check_data(config.data, where=where)
     check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")

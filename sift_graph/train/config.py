@@ -41,24 +41,53 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data.
+    """The data. An option that means nothing to the data set is refused.
 
     Attributes
     ----------
     name : str
         A key of ``sift_graph.train.DATASETS``.
-    train_samples : int
-        Images to train on; the others are for validation. 0 for the data set's own split.
+    path : str
+        Folder or file where the data lies; ``data`` in the working directory if empty.
+    train_samples, validation_samples : int
+        Images, or stretches of a text, to train and to validate on; 0 for the data set's own number.
     noise : float
         Standard deviation of Gaussian noise added once to all images, in units of theirs.
     seed : int
-        Of the split and the noise; -1 for the seed of the run.
+        Of the split, the noise and what is drawn; -1 for the seed of the run.
+    classes : int
+        Of shapes, the first so many; of a folder, as many as it must have. 0 for all.
+    image_size : int
+        Height and width of the images of a folder; 0 for 224.
+    augment : tuple of str
+        Any of ``crop``, ``flip``, ``cutout``, applied to training images.
+    crop_padding, cutout_size : int
+        Pixels.
+    tokenizer : str
+        ``bytes`` or ``bpe``.
+    vocabulary : int
+        Tokens of a bpe tokenizer; 0 for 4096.
+    sequence_length : int
+        Tokens of a stretch; 0 for 128.
+    workers : int
+        Threads that read images.
     """
 
     name: str = "digits"
+    path: str = ""
     train_samples: int = 0
+    validation_samples: int = 0
     noise: float = 0.0
     seed: int = 0
+    classes: int = 0
+    image_size: int = 0
+    augment: tuple[str, ...] = ()
+    crop_padding: int = 4
+    cutout_size: int = 8
+    tokenizer: str = "bytes"
+    vocabulary: int = 0
+    sequence_length: int = 0
+    workers: int = 4
 
 
 @dataclass(frozen=True)
