@@ -27,10 +27,18 @@ SparsityOption = Annotated[
     float | None, typer.Option("--sparsity", help="Share of zeros, in [0, 1).", show_default=False)
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", help="How the mask moves: static, set, rigl.", show_default=False)
+    str | None,
+    typer.Option(
+        "--method", help="How the mask moves: static, set, rigl, gmp, ... (docs/methods).", show_default=False
+    ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
-DataOption = Annotated[str | None, typer.Option("--data", help="A data set: digits.", show_default=False)]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="digits, shapes, cifar10, cifar100, folder, text, stdlib, wikitext103.", show_default=False
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
 
 

@@ -111,6 +111,7 @@ def upper_bound(
     trace: float,
     single: bool = False,
     gram_error: float = 0.0,
+    scratch: np.ndarray | None = None,
 ) -> float:
     """Prove an upper bound of the eigenvalue after the deflated ones, or refuse.
 
@@ -131,6 +132,8 @@ def upper_bound(
         Factorise in float32: half the time, for a bound a thousandth above the eigenvalue.
     gram_error : float
         Bound of the error of G in norm.
+    scratch : ndarray of float64, shape (n * n or more,), optional
+        Memory to work in.
 
     Returns
     -------
@@ -139,7 +142,10 @@ def upper_bound(
     """
     from scipy.linalg import lapack
 
-    work = np.empty((n, n), dtype=np.float32 if single else np.float64)
+    if scratch is None:
+        work = np.empty((n, n), dtype=np.float32 if single else np.float64)
+    else:
+        work = scratch[: n * n].reshape(n, n)
     _form(gram, n, vectors, values, shift, work)
     factorise = lapack.spotrf if single else lapack.dpotrf
     factor, failed = factorise(work.T, lower=1, clean=0, overwrite_a=1)  # the transposed view is what LAPACK reads

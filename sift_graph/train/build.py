@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from sift_graph.errors import UsageError
 from sift_graph.ift import FAMILIES, LayerCost, LayerPlan, Options, Plan, build, plan
-from sift_graph.sparsify import MaskSet, Schedule, layer_counts
+from sift_graph.sparsify import METHODS, MaskSet, Schedule, lay_out, layer_counts
 from sift_graph.train.check import checked
 from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.data import data_spec
 from sift_graph.train.models import MODELS
 
 __all__ = ["Blueprint", "blueprint", "build_model", "describe", "make_masks", "mask_schedule"]
@@ -97,7 +99,7 @@ class Blueprint:
 
 def build_dense(config: Config, width: int) -> nn.Module:
     """Build the dense model of a width, as the configuration has it otherwise."""
-    data = DATASETS[config.data.name]
+    data = data_spec(config.data)
     return MODELS[config.model.name].build(width, data.shape, data.classes, config.model.depths)
 
 
@@ -110,7 +112,7 @@ def family_plan(config: Config) -> Plan:
     """Work out what the family makes of the dense model."""
     return plan(
         lambda width: build_dense(config, width),
-        DATASETS[config.data.name].shape,
+        data_spec(config.data).shape,
         family=config.family,
         sparsity=config.sparsity,
         width=config.model.width,
@@ -226,13 +228,41 @@ def describe(config: Config) -> dict[str, Any]:
     }
 
 
-def make_masks(config: Config, model: nn.Module, found: Blueprint) -> MaskSet | None:
-    """Draw the masks of a family's model and apply them; None for a family without masks."""
+def make_masks(
+    config: Config, model: nn.Module, found: Blueprint, evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+) -> MaskSet | None:
+    """Lay out the masks of a family's model and apply them.
+
+    Parameters
+    ----------
+    config : Config
+    model : nn.Module
+    found : Blueprint
+    evidence : callable
+        Gives the inputs and targets on which masks that depend on the data are laid out.
+
+    Returns
+    -------
+    MaskSet or None
+        None for a family without masks.
+    """
     if not found.plan.is_masked:
         return None
-    parameters = dict(model.named_parameters())
-    names = {f"{layer}.weight": count for layer, count in found.counts.items()}
-    return MaskSet({name: parameters[name] for name in names}, names, seed=config.seed)
+    method, masks = METHODS[config.method], config.masks
+    layout = method.init if masks.init == "own" else masks.init
+    if layout == "random":
+        layout = "constant_fan_in" if masks.distribution == "constant_fan_in" else "exact"
+    positions = {f"{name}.weight": float(cost.positions) for name, cost in found.plan.transformed.items()}
+    return lay_out(
+        model,
+        {f"{layer}.weight": count for layer, count in found.counts.items()},
+        layout=layout,
+        seed=config.seed,
+        scope=method.scope(config.options),
+        costs=positions if masks.compensate else None,
+        batches=lambda: [evidence()],
+        options=config.options,
+    )
 
 
 def mask_schedule(config: Config, steps: int) -> Schedule:
@@ -254,8 +284,14 @@ def mask_schedule(config: Config, steps: int) -> Schedule:
         If it ends before it begins, or has no update although the method is one that moves masks.
     """
     masks = config.masks
-    schedule = Schedule(masks.begin, int(masks.stop * steps), every=masks.every, drop_fraction=masks.drop_fraction)
-    is_moving = FAMILIES[config.family].is_masked and config.method != "static"
+    schedule = Schedule(
+        masks.begin,
+        int(masks.stop * steps),
+        every=masks.every,
+        drop_fraction=masks.drop_fraction,
+        drop_floor=config.options.drop_floor,
+    )
+    is_moving = FAMILIES[config.family].is_masked and METHODS[config.method].moves
     if is_moving and not schedule.updates:
         raise UsageError(
             f"masks.every: the masks of method {config.method!r} would never move: no multiple of {masks.every} lies "

@@ -9,9 +9,9 @@ import torch
 
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.ift import FAMILIES
-from sift_graph.sparsify import DISTRIBUTIONS, METHODS
+from sift_graph.sparsify import DISTRIBUTIONS, LAYOUTS, METHODS
 from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES
 
@@ -43,6 +43,7 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("model.name", config.model.name, MODELS),
         ("data.name", config.data.name, DATASETS),
         ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
+        ("masks.init", config.masks.init, ("own", *LAYOUTS)),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
@@ -63,9 +64,6 @@ def checked(config: Config, *, where: str = "") -> Config:
             config.model.depths,
             "1 or more in each stage",
         ),
-        ("data.train_samples", config.data.train_samples >= 0, config.data.train_samples, "0 or more"),
-        ("data.noise", config.data.noise >= 0, config.data.noise, "0 or more"),
-        ("data.seed", config.data.seed >= -1, config.data.seed, "0 or more, or -1 for the run's seed"),
         ("masks.every", masks.every >= 1, masks.every, "1 or more"),
         ("masks.begin", masks.begin >= 0, masks.begin, "0 or more"),
         ("masks.stop", 0 < masks.stop <= 1, masks.stop, "above 0 and at most 1, a fraction of the training"),
@@ -83,6 +81,14 @@ def checked(config: Config, *, where: str = "") -> Config:
     for key, good, found, expected in bounds:
         if not good:
             raise UsageError(f"{where}{key}: expected {expected}, found {found}")
+    method = METHODS[config.method]
+    method.scope(config.options)
+    if method.init != "random" and config.masks.init not in ("own", method.init):
+        raise UsageError(
+            f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
+            "leave masks.init out"
+        )
+    check_data(config.data, where=where)
     check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sift_graph.ift.options import Options
+from sift_graph.sparsify.options import MethodOptions
 
 __all__ = [
     "CheckpointConfig",
@@ -40,24 +41,53 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data.
+    """The data. An option that means nothing to the data set is refused.
 
     Attributes
     ----------
     name : str
         A key of ``sift_graph.train.DATASETS``.
-    train_samples : int
-        Images to train on; the others are for validation. 0 for the data set's own split.
+    path : str
+        Folder or file where the data lies; ``data`` in the working directory if empty.
+    train_samples, validation_samples : int
+        Images, or stretches of a text, to train and to validate on; 0 for the data set's own number.
     noise : float
         Standard deviation of Gaussian noise added once to all images, in units of theirs.
     seed : int
-        Of the split and the noise; -1 for the seed of the run.
+        Of the split, the noise and what is drawn; -1 for the seed of the run.
+    classes : int
+        Of shapes, the first so many; of a folder, as many as it must have. 0 for all.
+    image_size : int
+        Height and width of the images of a folder; 0 for 224.
+    augment : tuple of str
+        Any of ``crop``, ``flip``, ``cutout``, applied to training images.
+    crop_padding, cutout_size : int
+        Pixels.
+    tokenizer : str
+        ``bytes`` or ``bpe``.
+    vocabulary : int
+        Tokens of a bpe tokenizer; 0 for 4096.
+    sequence_length : int
+        Tokens of a stretch; 0 for 128.
+    workers : int
+        Threads that read images.
     """
 
     name: str = "digits"
+    path: str = ""
     train_samples: int = 0
+    validation_samples: int = 0
     noise: float = 0.0
     seed: int = 0
+    classes: int = 0
+    image_size: int = 0
+    augment: tuple[str, ...] = ()
+    crop_padding: int = 4
+    cutout_size: int = 8
+    tokenizer: str = "bytes"
+    vocabulary: int = 0
+    sequence_length: int = 0
+    workers: int = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +98,9 @@ class MaskConfig:
     ----------
     distribution : str
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
+    init : str
+        How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
+        ``grasp``, ``synflow``; ``own`` for the way of the method or the distribution.
     compensate : bool
         Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
@@ -81,6 +114,7 @@ class MaskConfig:
     """
 
     distribution: str = "uniform"
+    init: str = "own"
     compensate: bool = True
     every: int = 20
     begin: int = 0
@@ -177,6 +211,8 @@ class Config:
         Of initial weights, masks, batches and random growth.
     ift : Options
         How the family transforms the model: :class:`sift_graph.ift.Options`.
+    options : MethodOptions
+        Of the method: :class:`sift_graph.sparsify.MethodOptions`.
     model, data, masks, optimizer, training, record, checkpoint
         Tables of their own.
     """
@@ -189,6 +225,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     ift: Options = field(default_factory=Options)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    options: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

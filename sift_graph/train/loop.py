@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
-from sift_graph.sparsify import METHODS, MaskSet
+from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
 from sift_graph.train.check import checked
@@ -89,6 +90,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             return earlier
     with isolated(config):
         trainer = Trainer(config, found)  # everything that can be wrong with a configuration is found in here
+        found = trainer.found
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
             "method": config.method if found.plan.is_masked else config.family,
             "model": config.model.name,
@@ -102,6 +104,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             trainer.resume(writer)
         with reporting(progress, run_dir.name) as report:
             row = trainer.train(writer, report)
+    found = replace(found, counts=trainer.edges())
     result = RunResult(
         run_dir=run_dir,
         steps=trainer.steps,
@@ -124,29 +127,54 @@ class Trainer:
         self.data: Dataset = load_data(config.data, config.seed)
         self.model: nn.Module = build_model(config).to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer)
-        samples, batch = len(self.data.train_labels), config.training.batch_size
+        samples, batch = len(self.data.train), config.training.batch_size
         self.steps_per_epoch = samples // batch + (samples % batch > 1)  # batch norm cannot train on one image
         if not self.steps_per_epoch:
             raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found)
-        self.method = None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
+        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        self.method = None
+        self.found = found
+        if self.masks is not None:
+            self.found = replace(found, counts={layer_name(name): n for name, n in self.masks.counts.items()})
+            self.method = METHODS[config.method].make(
+                self.masks, self.optimizer, self.schedule, model=self.model, options=config.options
+            )
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
 
+    def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training samples and labels on which masks are laid out, where the method asks for them."""
+        examples, wanted = self.data.train, self.config.options.samples_per_class
+        generator = np.random.default_rng([self.config.seed, 0, 0])  # not that of any epoch
+        labels = getattr(examples, "labels", None)
+        if labels is None:  # a text has no classes to balance
+            chosen = torch.from_numpy(generator.permutation(len(examples))[: 10 * wanted])
+        else:
+            chosen = balanced_sample(torch.as_tensor(labels), wanted, generator)
+        samples, targets = examples.batch(chosen)
+        return samples.to(self.device), targets.to(self.device)
+
+    def edges(self) -> dict[str, int]:
+        """Weights that each recorded layer keeps now, by layer name."""
+        if self.masks is None:
+            return self.found.counts
+        return {layer_name(name): count for name, count in self.masks.edges().items()}
+
     def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
-        images, labels = (part.to(self.device) for part in (self.data.train_images, self.data.train_labels))
+        data = self.data.train.to(self.device)
         if self.step == 0:
             self.snapshot(writer)
         saved = time.monotonic()
         for epoch in range(self.step // self.steps_per_epoch, self.config.training.epochs):
             self.model.train()
             losses = []
-            for batch in batches(len(labels), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
-                losses.append(self.update(images[batch], labels[batch], writer.run_dir))
+            generator = np.random.default_rng([self.config.seed, epoch, 1])  # 0 would repeat the order of the batches
+            for batch in batches(len(data), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
+                losses.append(self.update(*data.batch(batch, generator), writer.run_dir))
                 if self.schedule.is_update(self.step) or self.step == self.steps:
                     self.snapshot(writer)
             self.row = {
@@ -190,14 +218,15 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss and accuracy on the validation images."""
         self.model.eval()
-        loss, right = 0.0, 0
-        images, labels = self.data.validation_images, self.data.validation_labels
-        for x, y in zip(torch.split(images, 512), torch.split(labels, 512), strict=True):
-            x, y = x.to(self.device), y.to(self.device)
-            logits = self.model(x)
-            loss += functional.cross_entropy(logits, y, reduction="sum").item()
-            right += int((logits.argmax(1) == y).sum())
-        return {"val_loss": loss / len(labels), "val_accuracy": right / len(labels)}
+        data = self.data.validation.to(self.device)
+        loss, right, count = 0.0, 0, 0
+        for indices in torch.split(torch.arange(len(data)), 512):
+            inputs, labels = data.batch(indices)
+            logits = self.model(inputs)
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+            count += labels.numel()
+        return {"val_loss": loss / count, "val_accuracy": right / count}
 
     def snapshot(self, writer: RunWriter) -> None:
         """Record the masks and weights of this step; those of the dense family are all ones."""
