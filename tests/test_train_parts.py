@@ -20,7 +20,7 @@ TOTALS = "macs_dense macs ratio effective_sparsity parameters masked_layers mask
 LAYER = "name type shape shape_dense groups masked density edges macs macs_dense n_left n_right"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
 def test_models_give_logits_at_any_width_and_size(name, shape):
     for width in (1, 5):

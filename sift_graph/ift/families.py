@@ -282,8 +282,9 @@ def plan(
         dense = {cost.name: cost for cost in count_macs(build_model(width), example)}
         model = FAMILIES[family].build(build_model, width, sparsity, width_rounding)
         costs = count_macs(model, example)
-    last = len(costs) - 1
-    layers = tuple(LayerPlan(cost, dense.get(cost.name), i in (0, last)) for i, cost in enumerate(costs))
+    # A model may name them itself: behind an embedding, the first layer is like the others.
+    fixed = getattr(model, "dense_layers", (costs[0].name, costs[-1].name))
+    layers = tuple(LayerPlan(cost, dense.get(cost.name), cost.name in fixed) for cost in costs)
     budget = sum(cost.macs for cost in dense.values())
     effective = 0.0
     if FAMILIES[family].is_masked:
