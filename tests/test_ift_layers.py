@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from sift_graph.errors import UsageError
 from sift_graph.ift import NONLINEARITIES, Options, count_macs, transform
 from sift_graph.ift.layers import SkippedNorm
-from sift_graph.sparsify import METHODS, MaskSet, Schedule, layer_counts
+from sift_graph.sparsify import METHODS, MaskSet, MethodOptions, Schedule, layer_counts
 
 REPLACING = ["sparse_parallel", "sparse_factorized", "sparse_doped"]
 LAYERS = {
@@ -147,7 +147,7 @@ def test_masks_can_be_laid_on_and_moved(family):
     parameters = dict(made.model.named_parameters())
     masks = MaskSet({name: parameters[name] for name in shapes}, counts, seed=0)
     optimizer = torch.optim.SGD(made.model.parameters(), lr=0.1, momentum=0.9)
-    method = METHODS["rigl"](masks, optimizer, Schedule(0, 20, every=5))
+    method = METHODS["rigl"].make(masks, optimizer, Schedule(0, 20, every=5), model=made.model, options=MethodOptions())
     losses = []
     for step in range(1, 21):
         optimizer.zero_grad()
@@ -206,7 +206,7 @@ def test_what_only_looks_like_a_layer_is_refused():
         ("sparse_doped", 1.0, {}, "at least 0 and below 1"),
         ("dense", 0.5, {}, r"'dense' has sparsity 0, found 0\.5"),
         ("sparse_doped", 0.5, {"nonlinearity": "gelu"}, "unknown nonlinearity 'gelu'; did you mean 'relu'"),
-        ("sparse_doped", 0.5, {"layers": "9"}, "the layers 9 leave none of 0, 1, 2, of which the first and the last"),
+        ("sparse_doped", 0.5, {"layers": "9"}, "the layers 9 leave none of 0, 1, 2, of which 0 and 2 stay dense"),
         ("sparse_doped", 0.5, {"round": "up"}, "unknown option 'round' of transform; known: compensate, counter"),
         ("sparse_parallel", 0.5, {"rounding": "exct"}, "unknown rounding 'exct'; did you mean 'exact'"),
         ("sparse_doped", 0.5, {"norm_after": "drop"}, "unknown choice for norms after a layer 'drop'; known"),
