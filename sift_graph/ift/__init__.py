@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from sift_graph.ift.families import FAMILIES, Family
 from sift_graph.ift.flops import COUNTERS, Count, LayerCost, count_macs, count_official
-from sift_graph.ift.formulas import doped_rank, factorized_rank, parallel_branches, widen_factor, widened
+from sift_graph.ift.formulas import (
+    doped_rank,
+    factorized_rank,
+    parallel_branches,
+    transformer_training_flops,
+    widen_factor,
+    widened,
+)
 from sift_graph.ift.layers import NONLINEARITIES
 from sift_graph.ift.options import PRESETS, Options
 from sift_graph.ift.planning import LayerPlan, Plan, build, isoflop_sparsity, plan
@@ -36,6 +43,7 @@ __all__ = [
     "parallel_branches",
     "plan",
     "transform",
+    "transformer_training_flops",
     "widen",
     "widen_factor",
     "widened",

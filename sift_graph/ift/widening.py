@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from sift_graph.errors import UsageError
-from sift_graph.ift.channels import Axis, Following, follow_channels
+from sift_graph.ift.channels import Axis, Following
 from sift_graph.ift.families import checked_family
 from sift_graph.ift.flops import evaluating
 from sift_graph.ift.formulas import widened
 from sift_graph.ift.options import Options
 from sift_graph.ift.planning import plan_model
 from sift_graph.ift.recipe import check_replaceable, replaced
+from sift_graph.ift.tracing import follow_channels
 from sift_graph.ift.transforming import Transformed
 
 __all__ = ["widen"]
