@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from sift_graph.errors import UsageError
 from sift_graph.ift import NONLINEARITIES, Options, count_macs, transform
 from sift_graph.ift.layers import SkippedNorm
-from sift_graph.sparsify import METHODS, MaskSet, Schedule, layer_counts
+from sift_graph.sparsify import METHODS, MaskSet, MethodOptions, Schedule, layer_counts
 
 REPLACING = ["sparse_parallel", "sparse_factorized", "sparse_doped"]
 LAYERS = {
@@ -147,7 +147,7 @@ def test_masks_can_be_laid_on_and_moved(family):
     parameters = dict(made.model.named_parameters())
     masks = MaskSet({name: parameters[name] for name in shapes}, counts, seed=0)
     optimizer = torch.optim.SGD(made.model.parameters(), lr=0.1, momentum=0.9)
-    method = METHODS["rigl"](masks, optimizer, Schedule(0, 20, every=5))
+    method = METHODS["rigl"].make(masks, optimizer, Schedule(0, 20, every=5), model=made.model, options=MethodOptions())
     losses = []
     for step in range(1, 21):
         optimizer.zero_grad()

@@ -22,7 +22,7 @@ LAYER = (
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 7)])
 def test_models_give_logits_at_any_width_and_size(name, shape):
     for width in (1, 5):

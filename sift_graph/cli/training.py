@@ -32,7 +32,10 @@ MethodOption = Annotated[
         "--method", help="How the mask moves: static, set, rigl, gmp, ... (docs/methods).", show_default=False
     ),
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="resnet18, vgg16, mobilenet_v2, vit, gpt, ...: docs/training.md.", show_default=False),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(

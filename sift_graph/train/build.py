@@ -100,7 +100,9 @@ class Blueprint:
 def build_dense(config: Config, width: int) -> nn.Module:
     """Build the dense model of a width, as the configuration has it otherwise."""
     data = data_spec(config.data)
-    return MODELS[config.model.name].build(width, data.shape, data.classes, config.model.depths)
+    model = config.model
+    source = MODELS[model.name]
+    return source.make(width, data.shape, data.classes, model.depths, heads=model.heads, dropout=model.dropout)
 
 
 def family_options(config: Config) -> Options:

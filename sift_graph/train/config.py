@@ -28,15 +28,21 @@ class ModelConfig:
     name : str
         A key of ``sift_graph.train.MODELS``.
     width : int
-        Of the dense model: channels of the first stage of a resnet, units of a hidden layer of an mlp; 0 for the
-        model's own default.
+        Of the dense model: channels of the first stage of a convolutional network, of the stream of a transformer,
+        units of a hidden layer of an mlp; 0 for the model's own default.
     depths : tuple of int
-        Blocks in each stage of a resnet, hidden layers of an mlp; empty for the model's own default.
+        Blocks in each stage, hidden layers of an mlp; empty for the model's own default.
+    heads : int
+        Of attention; 0 for the model's own default. Widths are rounded up to a multiple of them.
+    dropout : float
+        Share of activations dropped while training, in [0, 1).
     """
 
     name: str = "resnet"
     width: int = 0
     depths: tuple[int, ...] = ()
+    heads: int = 0
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(self.model(images), labels)
+        loss = functional.cross_entropy(*flattened(self.model(images), labels))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -222,7 +222,7 @@ class Trainer:
         loss, right, count = 0.0, 0, 0
         for indices in torch.split(torch.arange(len(data)), 512):
             inputs, labels = data.batch(indices)
-            logits = self.model(inputs)
+            logits, labels = flattened(self.model(inputs), labels)
             loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
             count += labels.numel()
@@ -266,6 +266,11 @@ class Trainer:
             torch.set_rng_state(state["torch_rng"])
         writer.rewind(self.step if state is not None else -1)
         logger.info("%s: resumed at step %d of %d", writer.run_dir, self.step, self.steps)
+
+
+def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put the positions of a text beside each other, as if each were an example."""
+    return logits.flatten(0, -2), labels.flatten()
 
 
 def batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[torch.Tensor]:
