@@ -130,8 +130,12 @@ def blueprint(config: Config) -> Blueprint:
     layers = what.transformed
     if not layers:
         raise UsageError("the model has no layer between its first and its last; there is no mask to record")
+    shapes = {name: cost.shape for name, cost in layers.items()}
+    own_counts = METHODS[config.method].counts if what.is_masked else None
+    if own_counts is not None:
+        return Blueprint(what, own_counts(shapes, config.options))
     counts = layer_counts(
-        {name: cost.shape for name, cost in layers.items()},
+        shapes,
         1 - what.effective_sparsity,
         distribution=config.masks.distribution,
         costs={name: cost.positions for name, cost in layers.items()} if config.masks.compensate else None,
