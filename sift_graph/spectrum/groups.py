@@ -48,11 +48,13 @@ def _proven_above(
 ) -> Any:
     """Upper bound of the second eigenvalue by a row-wise Cholesky factorisation, infinity if it breaks off."""
     unit = 2.0**-53
+    diagonal = 0.0
     for i in range(n):
         c = value * vector[i]
         for j in range(i, n):
             work[i, j] = c * vector[j] - np.float64(gram[i, j])
         work[i, i] += shift
+        diagonal += abs(work[i, i])
     for k in range(n):
         pivot = work[k, k]
         if not pivot > 0.0:
@@ -66,19 +68,12 @@ def _proven_above(
             c = work[k, i]
             for j in range(i, n):
                 work[i, j] -= c * work[k, j]
-    rows = np.zeros(n)
-    for k in range(n):
-        column = 0.0
-        for i in range(k, n):
-            column += abs(work[k, i])
-        for i in range(k, n):
-            rows[i] += abs(work[k, i]) * column
     norm = 0.0
     for i in range(n):
         norm += vector[i] * vector[i]
     gamma = (n + 2) * unit / (1 - (n + 2) * unit)  # one more for the multiplication by the reciprocal pivot
     formation = 6 * unit * (shift + trace + value * norm)
-    return (shift + gamma * rows.max() * (1 + 2 * n * unit) + formation) * (1 + 1e-12)
+    return (shift + gamma * diagonal * (1 + 1e-6) + formation) * (1 + 1e-12)
 
 
 @numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
