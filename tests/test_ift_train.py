@@ -75,6 +75,20 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(family, tmp_path):
     assert again.val_loss == whole.val_loss
 
 
+def test_n_m_masks_fill_a_model_widened_for_their_pattern(tmp_path):
+    sets = [*SMALL, "options.pattern=[1, 4]"]
+    config = load_config(sets=sets, family="nm_wide", sparsity=0.75, method="nm")
+    result = run(config, tmp_path / "run")
+    snapshot = RunReader(tmp_path / "run").load_snapshot(result.steps)
+    assert snapshot.layers["stage1.0.conv1"].mask.shape[0] == 16
+    for layer in snapshot.layers.values():
+        rows = layer.mask.reshape(len(layer.mask), -1)
+        assert rows.mean() == 0.25
+        assert (rows.reshape(len(rows) // 4, 4, -1).sum(1) == 1).all()
+    config = load_config(sets=["ift.multiple=16", "options.pattern=[2, 4]"], family="nm_wide", sparsity=0.5)
+    assert describe(config)["layers"][0]["shape"][0] == 16
+
+
 def test_the_last_branch_has_what_is_left():
     found = blueprint(load_config(family="sparse_parallel", sparsity=0.6, model="mlp"))
     assert found.counts["hidden.0.branches.0"] == pytest.approx(0.4 * 128**2, abs=1)

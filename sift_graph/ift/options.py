@@ -77,7 +77,7 @@ class Options:
         Of widths, branches or ranks: ``nearest``, ``floor``, ``ceil``, ``official``, and ``exact`` for branches, with a
         last branch of lower density.
     multiple : int
-        Widths are multiples of it; 0 for 1, or for 8 in N:M Wide.
+        Widths are multiples of it; 0 for 1, or in N:M Wide for 8: in the trainer, for the M of ``options.pattern``.
     depthwise : str
         ``keep``: depthwise convolutions are neither transformed nor masked. ``transform``: they are like any layer.
         ``isoflop``: in Wide, they are masked so that each costs what it does in the dense model.

@@ -107,7 +107,10 @@ def build_dense(config: Config, width: int) -> nn.Module:
 
 def family_options(config: Config) -> Options:
     """Say how the family transforms the model."""
-    return config.ift if config.masks.compensate else replace(config.ift, compensate="no")
+    options = config.ift if config.masks.compensate else replace(config.ift, compensate="no")
+    if config.family == "nm_wide" and not options.multiple:
+        return replace(options, multiple=config.options.pattern[1])
+    return options
 
 
 def family_plan(config: Config) -> Plan:
