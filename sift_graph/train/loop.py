@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,8 +92,11 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         check_same_run(config, run_dir)
         if (earlier := finished(run_dir)) is not None:
             return earlier
-    with ranked(config.training.device) as ranks, isolated(config, ranks):
-        trainer = Trainer(config, found, ranks)  # everything that can be wrong with a configuration is found in here
+    with (
+        ranked(config.training.device) as ranks,
+        isolated(config, ranks),
+        closing(Trainer(config, found, ranks)) as trainer,  # everything wrong with a configuration is found in here
+    ):
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
             "method": config.method if found.plan.is_masked else config.family,
             "model": config.model.name,
@@ -152,6 +155,10 @@ class Trainer:
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Let go of what belongs to all processes: PyTorch hangs where it outlives their group."""
+        self.parallel = self.model
 
     def train(self, run_dir: Path, writer: RunWriter | None, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -123,6 +124,8 @@ def ranked(device: str) -> Iterator[Ranks]:
         distributed.init_process_group("nccl" if wanted.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size(), wanted)
+        distributed.barrier()  # until all have heard the last word of each other
     finally:
         if joined:
+            gc.collect()  # a wrapped model is a cycle, and must go before the group
             distributed.destroy_process_group()
