@@ -121,9 +121,11 @@ def test_the_command_refuses_a_nonlinearity_that_is_not_there():
 
 def test_the_families_page_says_what_is_there(request):
     page = (request.config.rootpath / "docs/families.md").read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     namespace = {}
-    exec(code.replace("print(", "str("), namespace)
+    for code in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        exec(code.replace("print(", "str("), namespace)
+    assert namespace["wide"].model.head.in_features == 48
+    assert namespace["wide"].plan.ratio == pytest.approx(1, rel=1e-12)
     assert namespace["made"].plan.ratio == 1.0
     assert len(namespace["masks"]) == 4
     assert all(f"`{name}`" in page for name in (*FAMILIES, *NONLINEARITIES, *PRESETS, *COUNTERS))
