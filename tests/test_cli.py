@@ -251,6 +251,8 @@ def test_show_tells_the_degrees_spectrum_and_verdict(run, tmp_path):
     assert f"{mask.edges} edges" in result.stdout
     assert re.search(r"(within|outside) the Ramanujan bound", result.stdout)
     assert "<svg" in (tmp_path / "fc.svg").read_text()
+    invoke("show", run, "--layer", "fc", "--figure", tmp_path / "density.svg", "--density")
+    assert "Kesten-McKay" in (tmp_path / "density.svg").read_text()
     content = json.loads(invoke("show", run, "--layer", "fc", "--step", 10, "--json").stdout)
     assert content["step"] == 10
     assert len(content["singular_values"]) == 12

@@ -17,7 +17,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="name=value, e.g. optimizer.lr=0.05; repeatable.", rich_help_panel="Config"),
 ]
-FamilyOption = Annotated[str | None, typer.Option("--family", help="dense or sparse_wide.", show_default=False)]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family", help="dense, sparse_wide, sparse_parallel, sparse_factorized, sparse_doped, ...", show_default=False
+    ),
+]
 SparsityOption = Annotated[
     float | None, typer.Option("--sparsity", help="Share of zeros, in [0, 1).", show_default=False)
 ]
@@ -27,8 +32,16 @@ MethodOption = Annotated[
         "--method", help="How the mask moves: static, set, rigl, gmp, ... (docs/methods).", show_default=False
     ),
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", help="mlp or resnet.", show_default=False)]
-DataOption = Annotated[str | None, typer.Option("--data", help="A data set: digits.", show_default=False)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="resnet18, vgg16, mobilenet_v2, vit, gpt, ...: docs/training.md.", show_default=False),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="digits, shapes, cifar10, cifar100, folder, text, stdlib, wikitext103.", show_default=False
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything random.", show_default=False)]
 
 
@@ -127,6 +140,7 @@ def describe(
         Column("edges", rank=2),
         Column("MACs, dense model", rank=6),
         Column("MACs"),
+        Column("ratio", rank=4),
         Column("left × right", rank=3),
     ]
     rows = [
@@ -137,16 +151,19 @@ def describe(
             " × ".join(map(str, layer["shape"])),
             number(layer["density"]) if layer["masked"] else "dense",
             number(layer["edges"]),
-            number(layer["macs_dense"]),
+            number(layer["macs_dense"]) if layer["shape_dense"] else "",
             number(layer["macs"]),
+            "" if layer["ratio"] is None else number(layer["ratio"]),
             f"{layer['n_left']} × {layer['n_right']}",
         ]
         for layer in facts["layers"]
     ]
     print_table(columns, rows, title=f"{settings.model.name}   {settings.family}   sparsity {settings.sparsity}")
+    if facts["counter"] != "macs":
+        typer.echo(f"by the {facts['counter']} counter the ratio is {facts['counted_ratio']:.4f}")
     typer.echo(
         f"{facts['macs']:,} MACs for {facts['macs_dense']:,} of the dense model: ratio {facts['ratio']:.4f}, at "
         f"sparsity {facts['effective_sparsity']:.5f}\n"
-        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers of {facts['masked_weights']:,} "
-        f"weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
+        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers, whose masks choose among "
+        f"{facts['masked_weights']:,} weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
     )

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 
 from sift_graph.errors import UsageError, did_you_mean
-from sift_graph.ift.families import FAMILIES, ROUNDINGS
+from sift_graph.ift import FAMILIES
 from sift_graph.sparsify import DISTRIBUTIONS, LAYOUTS, METHODS
-from sift_graph.train.config import Config
-from sift_graph.train.data import DATASETS
+from sift_graph.train.config import Config, ModelConfig
+from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES
 
@@ -44,7 +44,6 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("data.name", config.data.name, DATASETS),
         ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
         ("masks.init", config.masks.init, ("own", *LAYOUTS)),
-        ("masks.width_rounding", config.masks.width_rounding, ROUNDINGS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
@@ -58,16 +57,6 @@ def checked(config: Config, *, where: str = "") -> Config:
             "at least 0 and below 1, a fraction of zeros",
         ),
         ("seed", config.seed >= 0, config.seed, "0 or more"),
-        ("model.width", config.model.width >= 0, config.model.width, "1 or more, or 0 for the model's own"),
-        (
-            "model.depths",
-            all(n >= 1 for n in config.model.depths),
-            config.model.depths,
-            "1 or more in each stage",
-        ),
-        ("data.train_samples", config.data.train_samples >= 0, config.data.train_samples, "0 or more"),
-        ("data.noise", config.data.noise >= 0, config.data.noise, "0 or more"),
-        ("data.seed", config.data.seed >= -1, config.data.seed, "0 or more, or -1 for the run's seed"),
         ("masks.every", masks.every >= 1, masks.every, "1 or more"),
         ("masks.begin", masks.begin >= 0, masks.begin, "0 or more"),
         ("masks.stop", 0 < masks.stop <= 1, masks.stop, "above 0 and at most 1, a fraction of the training"),
@@ -98,17 +87,62 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"{where}options.pattern: {n}:{m} keeps {n} of {m}, a sparsity of {1 - n / m:g}, found {config.sparsity}; "
             f"ask for --sparsity {1 - n / m:g} or for another pattern"
         )
+    check_data(config.data, where=where)
     check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
-    if not FAMILIES[config.family].is_masked and config.sparsity:
+    try:
+        config.ift.resolved(config.family)
+    except UsageError as error:
+        raise UsageError(f"{where}ift: {error}") from error
+    if not FAMILIES[config.family].takes_sparsity and config.sparsity:
         raise UsageError(
             f"{where}sparsity: the family {config.family!r} has sparsity 0, found {config.sparsity}; "
             "choose a sparse family (--family sparse_wide) or leave the sparsity out"
         )
-    own = MODELS[config.model.name]
-    model = replace(config.model, width=config.model.width or own.width, depths=config.model.depths or own.depths)
-    return replace(config, model=model)
+    return replace(config, model=checked_model(config, where))
+
+
+def checked_model(config: Config, where: str) -> ModelConfig:
+    """Refuse model options that do not fit the model or the data; fill in the model's own."""
+    model, own, data = config.model, MODELS[config.model.name], DATASETS[config.data.name]
+    if own.reads != data.kind:
+        names = [name for name, source in DATASETS.items() if source.kind == own.reads]
+        raise UsageError(
+            f"{where}model.name: {model.name!r} reads {own.reads}, the data set {config.data.name!r} gives "
+            f"{data.kind}; choose one of the data sets {', '.join(names)}"
+        )
+    bounds: tuple[tuple[str, bool, object, str], ...] = (
+        ("width", model.width >= 0, model.width, "1 or more, or 0 for the model's own"),
+        ("depths", all(n >= 1 for n in model.depths), model.depths, "1 or more in each stage"),
+        (
+            "depths",
+            not own.most_depths or len(model.depths) <= own.most_depths,
+            model.depths,
+            f"at most {own.most_depths} stages for {model.name!r}",
+        ),
+        (
+            "heads",
+            model.heads == 0 or (own.heads > 0 and model.heads > 0),
+            model.heads,
+            "1 or more, or 0 for the model's own" if own.heads else f"0, for {model.name!r} has no attention",
+        ),
+        (
+            "dropout",
+            model.dropout == 0 or (own.has_dropout and 0 <= model.dropout < 1),
+            model.dropout,
+            "in [0, 1)" if own.has_dropout else f"0, for {model.name!r} has no dropout",
+        ),
+    )
+    for key, good, found, expected in bounds:
+        if not good:
+            raise UsageError(f"{where}model.{key}: expected {expected}, found {found}")
+    return replace(
+        model,
+        width=model.width or own.width,
+        depths=model.depths or own.depths,
+        heads=model.heads or own.heads,
+    )
 
 
 def check_device(device: str, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sift_graph.ift.options import Options
 from sift_graph.sparsify.options import MethodOptions
 
 __all__ = [
@@ -27,37 +28,72 @@ class ModelConfig:
     name : str
         A key of ``sift_graph.train.MODELS``.
     width : int
-        Of the dense model: channels of the first stage of a resnet, units of a hidden layer of an mlp; 0 for the
-        model's own default.
+        Of the dense model: channels of the first stage of a convolutional network, of the stream of a transformer,
+        units of a hidden layer of an mlp; 0 for the model's own default.
     depths : tuple of int
-        Blocks in each stage of a resnet, hidden layers of an mlp; empty for the model's own default.
+        Blocks in each stage, hidden layers of an mlp; empty for the model's own default.
+    heads : int
+        Of attention; 0 for the model's own default. Widths are rounded up to a multiple of them.
+    dropout : float
+        Share of activations dropped while training, in [0, 1).
     """
 
     name: str = "resnet"
     width: int = 0
     depths: tuple[int, ...] = ()
+    heads: int = 0
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The data.
+    """The data. An option that means nothing to the data set is refused.
 
     Attributes
     ----------
     name : str
         A key of ``sift_graph.train.DATASETS``.
-    train_samples : int
-        Images to train on; the others are for validation. 0 for the data set's own split.
+    path : str
+        Folder or file where the data lies; ``data`` in the working directory if empty.
+    train_samples, validation_samples : int
+        Images, or stretches of a text, to train and to validate on; 0 for the data set's own number.
     noise : float
         Standard deviation of Gaussian noise added once to all images, in units of theirs.
     seed : int
-        Of the split and the noise; -1 for the seed of the run.
+        Of the split, the noise and what is drawn; -1 for the seed of the run.
+    classes : int
+        Of shapes, the first so many; of a folder, as many as it must have. 0 for all.
+    image_size : int
+        Height and width of the images of a folder; 0 for 224.
+    augment : tuple of str
+        Any of ``crop``, ``flip``, ``cutout``, applied to training images.
+    crop_padding, cutout_size : int
+        Pixels.
+    tokenizer : str
+        ``bytes`` or ``bpe``.
+    vocabulary : int
+        Tokens of a bpe tokenizer; 0 for 4096.
+    sequence_length : int
+        Tokens of a stretch; 0 for 128.
+    workers : int
+        Threads that read images.
     """
 
     name: str = "digits"
+    path: str = ""
     train_samples: int = 0
+    validation_samples: int = 0
     noise: float = 0.0
     seed: int = 0
+    classes: int = 0
+    image_size: int = 0
+    augment: tuple[str, ...] = ()
+    crop_padding: int = 4
+    cutout_size: int = 8
+    tokenizer: str = "bytes"
+    vocabulary: int = 0
+    sequence_length: int = 0
+    workers: int = 4
 
 
 @dataclass(frozen=True)
@@ -72,9 +108,7 @@ class MaskConfig:
         How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
         ``grasp``, ``synflow``; ``own`` for the way of the method or the distribution.
     compensate : bool
-        Choose densities so that the whole model costs what the dense one does.
-    width_rounding : str
-        ``nearest`` or ``floor``: how a widened width becomes an integer.
+        Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
         Optimizer updates between two mask updates. The papers' 100 is for trainings of ten thousands of updates.
     begin : int
@@ -88,7 +122,6 @@ class MaskConfig:
     distribution: str = "uniform"
     init: str = "own"
     compensate: bool = True
-    width_rounding: str = "nearest"
     every: int = 20
     begin: int = 0
     stop: float = 0.75
@@ -182,8 +215,12 @@ class Config:
         A key of ``sift_graph.sparsify.METHODS``; not used by the dense family.
     seed : int
         Of initial weights, masks, batches and random growth.
-    model, data, masks, options, optimizer, training, record, checkpoint
-        Tables of their own; ``options`` is a :class:`sift_graph.sparsify.MethodOptions`.
+    ift : Options
+        How the family transforms the model: :class:`sift_graph.ift.Options`.
+    options : MethodOptions
+        Of the method: :class:`sift_graph.sparsify.MethodOptions`.
+    model, data, masks, optimizer, training, record, checkpoint
+        Tables of their own.
     """
 
     family: str = "dense"
@@ -192,6 +229,7 @@ class Config:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    ift: Options = field(default_factory=Options)
     masks: MaskConfig = field(default_factory=MaskConfig)
     options: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

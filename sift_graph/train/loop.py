@@ -127,13 +127,13 @@ class Trainer:
         self.data: Dataset = load_data(config.data, config.seed)
         self.model: nn.Module = build_model(config).to(self.device)
         self.optimizer = make_optimizer(self.model, config.optimizer)
-        samples, batch = len(self.data.train_labels), config.training.batch_size
+        samples, batch = len(self.data.train), config.training.batch_size
         self.steps_per_epoch = samples // batch + (samples % batch > 1)  # batch norm cannot train on one image
         if not self.steps_per_epoch:
             raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        self.masks: MaskSet | None = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
         self.method = None
         self.found = found
         if self.masks is not None:
@@ -147,10 +147,15 @@ class Trainer:
 
     def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Training samples and labels on which masks are laid out, where the method asks for them."""
-        labels = self.data.train_labels
+        examples, wanted = self.data.train, self.config.options.samples_per_class
         generator = np.random.default_rng([self.config.seed, 0, 0])  # not that of any epoch
-        chosen = balanced_sample(labels, self.config.options.samples_per_class, generator)
-        return self.data.train_images[chosen].to(self.device), labels[chosen].to(self.device)
+        labels = getattr(examples, "labels", None)
+        if labels is None:  # a text has no classes to balance
+            chosen = torch.from_numpy(generator.permutation(len(examples))[: 10 * wanted])
+        else:
+            chosen = balanced_sample(torch.as_tensor(labels), wanted, generator)
+        samples, targets = examples.batch(chosen)
+        return samples.to(self.device), targets.to(self.device)
 
     def edges(self) -> dict[str, int]:
         """Weights that each recorded layer keeps now, by layer name."""
@@ -160,15 +165,16 @@ class Trainer:
 
     def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
-        images, labels = (part.to(self.device) for part in (self.data.train_images, self.data.train_labels))
+        data = self.data.train.to(self.device)
         if self.step == 0:
             self.snapshot(writer)
         saved = time.monotonic()
         for epoch in range(self.step // self.steps_per_epoch, self.config.training.epochs):
             self.model.train()
             losses = []
-            for batch in batches(len(labels), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
-                losses.append(self.update(images[batch], labels[batch], writer.run_dir))
+            generator = np.random.default_rng([self.config.seed, epoch, 1])  # 0 would repeat the order of the batches
+            for batch in batches(len(data), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
+                losses.append(self.update(*data.batch(batch, generator), writer.run_dir))
                 if self.schedule.is_update(self.step) or self.step == self.steps:
                     self.snapshot(writer)
             self.row = {
@@ -194,7 +200,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(self.model(images), labels)
+        loss = mean_loss(self.model(images), labels)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -212,14 +218,15 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Loss and accuracy on the validation images."""
         self.model.eval()
-        loss, right = 0.0, 0
-        images, labels = self.data.validation_images, self.data.validation_labels
-        for x, y in zip(torch.split(images, 512), torch.split(labels, 512), strict=True):
-            x, y = x.to(self.device), y.to(self.device)
-            logits = self.model(x)
-            loss += functional.cross_entropy(logits, y, reduction="sum").item()
-            right += int((logits.argmax(1) == y).sum())
-        return {"val_loss": loss / len(labels), "val_accuracy": right / len(labels)}
+        data = self.data.validation.to(self.device)
+        loss, right, count = 0.0, 0, 0
+        for indices in torch.split(torch.arange(len(data)), 512):
+            inputs, labels = data.batch(indices)
+            logits, labels = flattened(self.model(inputs), labels)
+            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+            count += labels.numel()
+        return {"val_loss": loss / count, "val_accuracy": right / count}
 
     def snapshot(self, writer: RunWriter) -> None:
         """Record the masks and weights of this step; those of the dense family are all ones."""
@@ -259,6 +266,16 @@ class Trainer:
             torch.set_rng_state(state["torch_rng"])
         writer.rewind(self.step if state is not None else -1)
         logger.info("%s: resumed at step %d of %d", writer.run_dir, self.step, self.steps)
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy, a mean over all labels of a batch."""
+    return functional.cross_entropy(*flattened(logits, labels))
+
+
+def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put the positions of a text beside each other, as if each were an example."""
+    return logits.flatten(0, -2), labels.flatten()
 
 
 def batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[torch.Tensor]:
