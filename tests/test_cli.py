@@ -20,6 +20,12 @@ from tests.runs import HOSTILE, SHAPES, write_run
 COMMANDS = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """No width from outside: a runner of tests may set one."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "a", accuracy=0.8)

@@ -46,7 +46,11 @@ def print_correlations(frame: pd.DataFrame, target: str) -> None:
     """Print Spearman's rho of each metric in each view, with its interval."""
     rho = frame[frame["statistic"] == "spearman"]
     views = [v for v in dict.fromkeys(rho["view"]) if v != "fixed sparsity"]
-    columns = [Column("metric", "left"), *(Column(str(view), "left") for view in views), Column("note", "left", rank=1)]
+    columns = [
+        Column("metric", "left"),
+        *(Column(str(view), "left", rank=i) for i, view in enumerate(views, start=1)),
+        Column("note", "left", rank=9),
+    ]
     rows = []
     for metric, part in rho.groupby("metric", sort=False):
         cells = [str(metric)]

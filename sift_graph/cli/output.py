@@ -161,7 +161,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, tit
         box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False, show_edge=False
     )
     for i in shown:
-        table.add_column(columns[i].heading, justify=columns[i].justify, no_wrap=True, overflow="ellipsis")
+        table.add_column(columns[i].heading, justify=columns[i].justify, overflow="fold")
     colours = {"yes": "green", "no": "red", "undecided": "yellow"}
     for row in rows:
         table.add_row(*(Text(row[i], style=colours.get(row[i], "")) for i in shown))

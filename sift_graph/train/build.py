@@ -158,9 +158,10 @@ def blueprint(config: Config) -> Blueprint:
     layers = what.transformed
     if not layers:
         raise UsageError("the model has no layer between its first and its last; there is no mask to record")
-    of_method = METHODS[config.method].counts if what.is_masked else None
-    if of_method is not None:
-        return Blueprint(what, of_method({name: cost.shape for name, cost in layers.items()}, config.options))
+    shapes = {name: cost.shape for name, cost in layers.items()}
+    own_counts = METHODS[config.method].counts if what.is_masked else None
+    if own_counts is not None:
+        return Blueprint(what, own_counts(shapes, config.options))
     own = {layer.cost.name: layer.density for layer in what.layers if layer.density is not None}
     shared = {name: cost for name, cost in layers.items() if name not in own}
     counts = layer_counts(

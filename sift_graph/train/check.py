@@ -81,13 +81,13 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
             "leave masks.init out"
         )
+    check_data(config.data, where=where)
     n, m = config.options.pattern
     if config.method == "nm" and FAMILIES[config.family].is_masked and abs(1 - n / m - config.sparsity) > 1e-9:
         raise UsageError(
             f"{where}options.pattern: {n}:{m} keeps {n} of {m}, a sparsity of {1 - n / m:g}, found {config.sparsity}; "
             f"ask for --sparsity {1 - n / m:g} or for another pattern"
         )
-    check_data(config.data, where=where)
     check_device(training.device, where)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
