@@ -200,7 +200,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = mean_loss(self.model(images), labels)
+        loss = functional.cross_entropy(*flattened(self.model(images), labels))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -269,7 +269,7 @@ class Trainer:
 
 
 def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy, a mean over all labels of a batch."""
+    """Cross entropy that weights are scored by before training, a mean over all labels of a batch."""
     return functional.cross_entropy(*flattened(logits, labels))
 
 
