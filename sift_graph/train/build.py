@@ -235,7 +235,12 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def make_masks(
-    config: Config, model: nn.Module, found: Blueprint, evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    config: Config,
+    model: nn.Module,
+    found: Blueprint,
+    *,
+    evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> MaskSet | None:
     """Lay out the masks of a family's model and apply them.
 
@@ -246,6 +251,8 @@ def make_masks(
     found : Blueprint
     evidence : callable
         Gives the inputs and targets on which masks that depend on the data are laid out.
+    loss : callable
+        ``loss(outputs, targets)`` of those.
 
     Returns
     -------
@@ -267,6 +274,7 @@ def make_masks(
         scope=method.scope(config.options),
         costs=positions if masks.compensate else None,
         batches=lambda: [evidence()],
+        loss=loss,
         options=config.options,
     )
 

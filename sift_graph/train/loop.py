@@ -151,7 +151,7 @@ class Trainer:
             raise UsageError(f"data.train_samples: expected {self.least} or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        self.masks: MaskSet | None = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
         self.method = None
         self.found = found
         if self.masks is not None:
@@ -333,6 +333,11 @@ class Trainer:
         if writer is not None:
             writer.rewind(self.step if state is not None else -1)
             logger.info("%s: resumed at step %d of %d", run_dir, self.step, self.steps)
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy that weights are scored by before training, a mean over all labels of a batch."""
+    return functional.cross_entropy(*flattened(logits, labels))
 
 
 def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
