@@ -33,7 +33,7 @@ demo: $(VENV)/.torch ## train a small Sparse-IFT study on real images, analyze i
 	  echo && echo "The report: file://$(CURDIR)/$$report"
 
 test: $(VENV)/.dev ## set up, and pass the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.dev ## format, style, types, direction of imports
 	$(BIN)/ruff format --check .

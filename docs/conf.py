@@ -20,7 +20,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "catalogue",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_templates"]
+templates_path = ["_templates"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
 myst_enable_extensions = ["dollarmath", "deflist"]
 nb_execution_mode = "off"

@@ -4,13 +4,14 @@ A correlation that is pooled over sparsities is mostly a correlation with densit
 is a function of density alone, and mean layer density ranks methods about as well as any spectral metric. So every
 metric is reported in four views, and mean layer density itself stands as a row beside them:
 
-===========================  =======================================================================================
-``pooled``                   all runs together
-``fixed sparsity``           the runs of one nominal sparsity, a row for each
-``within sparsity``          all runs, partial given sparsity as a category: what the strata say together
-``partial given              all runs, partial given the mean density over layers
-mean_density``
-===========================  =======================================================================================
+``pooled``
+    all runs together
+``fixed sparsity``
+    the runs of one nominal sparsity, a row for each
+``within sparsity``
+    all runs, partial given sparsity as a category: what the strata say together
+``partial given mean_density``
+    all runs, partial given the mean density over layers
 
 Each run enters once, with its last recorded step. Intervals are bootstrapped over runs (BCa, and the plain percentile
 interval where BCa does not exist); p values are two-sided t tests, adjusted by Benjamini and Hochberg over all metrics

@@ -93,6 +93,41 @@ class BipartiteGraph:
         return cls._from_rows(mask.layer, bits, mask.shape[-1], mask.size // mask.shape[-1], mask.groups, values)
 
     @classmethod
+    def from_nonzero(cls, layer: str, weight: np.ndarray) -> BipartiteGraph:
+        """Read the graph of a pruned weight, where no mask is known: whatever is not 0.0 is an edge.
+
+        With a mask, use :meth:`from_mask`: a freshly grown weight is an edge that happens to be 0.0.
+
+        Parameters
+        ----------
+        layer : str
+        weight : ndarray of float32, shape (out, in, *kernel)
+            A C-contiguous one is packed in one pass, without a copy.
+
+        Returns
+        -------
+        BipartiteGraph
+            Without values.
+
+        Raises
+        ------
+        MaskError
+            If the weight has fewer than two axes or is empty.
+        """
+        if weight.ndim < 2 or weight.size == 0:
+            raise MaskError(
+                f"layer {layer!r}: expected a weight of two or more axes, found shape {weight.shape}; biases and norms "
+                "have no graph"
+            )
+        matrix = np.ascontiguousarray(weight).reshape(len(weight), -1)
+        if matrix.nbytes <= 32 * SMALL or matrix.dtype != np.float32:
+            bits = np.packbits(matrix != 0, axis=None, bitorder="little")
+            return cls._from_rows(layer, bits, *matrix.shape, 1, None)
+        from sift_graph.bits import pack_nonzero
+
+        return cls(layer, pack_nonzero(matrix), matrix.shape[1])
+
+    @classmethod
     def _from_rows(
         cls,
         layer: str,
@@ -248,9 +283,9 @@ class BipartiteGraph:
             blocks.append(transpose_bits(block.bits, self.block_left))
             if block.values is not None:
                 place = np.concatenate([[0], np.cumsum(block.left_degree)[:-1]])
-                index, edge = np.empty(block.edges, dtype=np.int32), np.empty(block.edges, dtype=np.int64)
-                list_bits_by_column(block.bits, place, index, edge)
-                values.append(block.values[edge])
+                index, turned = np.empty(block.edges, dtype=np.int32), np.empty(block.edges)
+                list_bits_by_column(block.bits, place, index, block.values, turned)
+                values.append(turned)
         joined = np.concatenate(values) if values else None
         per_group = self.n_right // self.groups
         return BipartiteGraph(self.layer, np.concatenate(blocks), per_group, self.groups, joined)
@@ -342,7 +377,7 @@ class BipartiteGraph:
             adjacency = csr_array((np.ones(self.edges, dtype=np.int8), (left, right + self.n_left)), shape=(n, n))
             labels: np.ndarray = connected_components(adjacency, directed=False)[1]
             return labels
-        from sift_graph.bits import join_components
+        from sift_graph.components import join_components
 
         found = np.empty(n, dtype=np.int64)
         per_group = self.n_right // self.groups

@@ -9,7 +9,6 @@ what colour says where there is room.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,6 +31,7 @@ from sift_graph.plot_frames import (
     sparsity_key,
     target_column,
 )
+from sift_graph.plot_spectrum import spectral_density, spectrum_histogram
 from sift_graph.plot_style import (
     INK,
     METRIC_LABELS,
@@ -58,6 +58,7 @@ __all__ = [
     "layer_profile",
     "mask_dynamics",
     "save_svg",
+    "spectral_density",
     "spectrum_histogram",
     "style",
     "svg_text",
@@ -318,58 +319,6 @@ def correlation_forest(
         ax.grid(False, axis="y")
         ax.set_ylabel("")
         add_legend(ax, right=True)
-        return ax
-
-
-def spectrum_histogram(
-    sigma: np.ndarray,
-    bound: float | None = None,
-    *,
-    density: float | None = None,
-    n_left: int | None = None,
-    n_right: int | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    r"""Draw the singular values of one mask with its bound and the edge of a random mask's spectrum.
-
-    Parameters
-    ----------
-    sigma : ndarray
-        Singular values, in any order; the largest is marked apart.
-    bound : float, optional
-        The biregular bound on ``sigma_2``.
-    density, n_left, n_right : optional
-        With all three, the edge :math:`\sqrt{p(1-p)}(\sqrt{n_L} + \sqrt{n_R})` of a random mask is marked.
-    ax : Axes, optional
-        Where to draw; by default new Axes.
-
-    Returns
-    -------
-    Axes
-        The Axes drawn on.
-    """
-    with style():
-        ax = new_axes(ax)
-        ax.set_xlabel("singular value σ")
-        ax.set_ylabel("count")
-        values = np.sort(np.asarray(sigma, dtype=float).ravel())
-        values = values[np.isfinite(values)]
-        if len(values) == 0:
-            return note_nothing(ax, "no singular value is known")
-        bulk = values[:-1] if len(values) > 1 else values
-        bins = int(np.clip(round(2 * len(bulk) ** (1 / 3)), 5, 60))
-        spread = float(np.ptp(bulk)) > 1e-9 * max(float(values[-1]), 1e-300)
-        # numpy refuses bins narrower than a float's resolution: equal values get one bar of their own.
-        ax.hist(bulk, bins=bins if spread else [bulk[0] - 0.05, bulk[0] + 0.05], color=PALETTE[5], label="spectrum")
-        if len(values) > 1:
-            ax.axvline(float(values[-1]), color=INK, linewidth=1.2, linestyle=":", label=f"σ₁ = {values[-1]:.4g}")
-            ax.axvline(float(values[-2]), color=PALETTE[0], linewidth=1.4, label=f"σ₂ = {values[-2]:.4g}")
-        if bound is not None and math.isfinite(bound):
-            ax.axvline(bound, color=PALETTE[1], linewidth=1.4, linestyle="--", label=f"bound = {bound:.4g}")
-        if density is not None and n_left is not None and n_right is not None and 0 <= density <= 1:
-            edge = math.sqrt(density * (1 - density)) * (math.sqrt(n_left) + math.sqrt(n_right))
-            ax.axvline(edge, color=MUTED, linewidth=1.2, linestyle="-.", label=f"random edge = {edge:.4g}")
-        add_legend(ax)
         return ax
 
 

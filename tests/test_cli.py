@@ -20,6 +20,12 @@ from tests.runs import HOSTILE, SHAPES, write_run
 COMMANDS = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """No width from outside: a runner of tests may set one."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "a", accuracy=0.8)
@@ -251,6 +257,8 @@ def test_show_tells_the_degrees_spectrum_and_verdict(run, tmp_path):
     assert f"{mask.edges} edges" in result.stdout
     assert re.search(r"(within|outside) the Ramanujan bound", result.stdout)
     assert "<svg" in (tmp_path / "fc.svg").read_text()
+    invoke("show", run, "--layer", "fc", "--figure", tmp_path / "density.svg", "--density")
+    assert "Kesten-McKay" in (tmp_path / "density.svg").read_text()
     content = json.loads(invoke("show", run, "--layer", "fc", "--step", 10, "--json").stdout)
     assert content["step"] == 10
     assert len(content["singular_values"]) == 12
@@ -334,3 +342,14 @@ def test_train_then_everything(tmp_path):
     assert all(0 < row["density"] < 0.2 for row in content["rows"])
     invoke("report", tmp_path / "t")
     invoke("train", "--out", tmp_path / "t", code=3)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 150])
+def test_a_narrow_terminal_loses_columns_never_digits(run, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = invoke("analyze", run, "--steps", "last")
+    assert "…" not in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()[1:]) <= width
+    for layer in SHAPES:
+        assert layer in result.stdout
+    assert (f"left out on {width} columns" in result.stderr) == (width < 150)

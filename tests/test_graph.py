@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networkx.algorithms import bipartite
 
 from sift_graph.errors import MaskError, UsageError
-from sift_graph.graph import BipartiteGraph
+from sift_graph.graph import SMALL, BipartiteGraph
 from sift_graph.masks import LayerMask
 
 
@@ -54,6 +54,44 @@ def test_networkx_agrees_on_degrees_and_components(mask):
     assert count == sum(len(c) > 1 for c in networkx.connected_components(theirs))
     assert (left == -1).sum() == graph.n_left_isolated
     assert (right == -1).sum() == graph.n_right_isolated
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (700, 77), (300, 41, 3, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_not_zero_is_an_edge_where_no_mask_is_known(shape, dtype):
+    rng = np.random.default_rng(1)
+    weight = (rng.standard_normal(shape) * (rng.random(shape) < 0.2)).astype(dtype)
+    weight[0].flat[0] = np.nan
+    graph = BipartiteGraph.from_nonzero("layer", weight)
+    expected = graph_of(weight != 0)
+    assert np.array_equal(graph.bits, expected.bits)
+    assert (graph.n_left, graph.n_right, graph.values) == (expected.n_left, expected.n_right, None)
+    with pytest.raises(MaskError, match=r"two or more axes.*biases and norms have no graph"):
+        BipartiteGraph.from_nonzero("layer", weight.reshape(-1))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_large_layers_take_the_packed_way_and_agree(groups):
+    rng = np.random.default_rng(groups)
+    mask = rng.random((400, 1001)) < 0.002
+    weight = rng.standard_normal(mask.shape)
+    graph = graph_of(mask, weight, groups=groups)
+    assert graph.bits.nbytes > SMALL
+    right, left = graph.edge_list()
+    assert np.array_equal(graph.left_degree, np.bincount(left, minlength=graph.n_left))
+    turned = graph.transpose()
+    assert np.array_equal(turned.bits, pack_of(turned))
+    assert np.array_equal(turned.to_csr(weighted=True).toarray(), graph.to_csr(weighted=True).toarray().T)
+    count, left_label, right_label = graph.components
+    theirs = list(networkx.connected_components(graph.to_networkx()))
+    assert count == sum(len(part) > 1 for part in theirs)
+    assert np.array_equal(left_label[left], right_label[right])
+    assert len(set(left_label[left])) == count
+
+
+def pack_of(graph):
+    dense = graph.dense_rows(0, graph.n_right)
+    return graph_of(dense.astype(bool), groups=graph.groups).bits
 
 
 def test_a_grouped_convolution_is_block_diagonal():

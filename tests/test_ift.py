@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from sift_graph.errors import UsageError
-from sift_graph.ift import FAMILIES, LayerCost, LayerPlan, count_macs, isoflop_sparsity, plan, widen_factor, widened
+from sift_graph.ift import (
+    FAMILIES,
+    LayerCost,
+    LayerPlan,
+    Options,
+    count_macs,
+    isoflop_sparsity,
+    plan,
+    widen_factor,
+    widened,
+)
 from sift_graph.train.models import MLP, ResNet
 
 
@@ -81,7 +91,9 @@ def test_resnet18_of_cifar_has_the_published_cost():
     ],
 )
 def test_sparse_wide_resnet18_has_the_published_sizes(sparsity, width, parameters, effective, weights):
-    what = plan(resnet18, (3, 32, 32), family="sparse_wide", sparsity=sparsity, width=64, width_rounding="floor")
+    what = plan(
+        resnet18, (3, 32, 32), family="sparse_wide", sparsity=sparsity, width=64, options=Options(rounding="floor")
+    )
     assert what.layers[0].cost.shape[0] == width
     assert what.parameters == parameters
     assert what.effective_sparsity == pytest.approx(effective, abs=6e-6)
@@ -93,7 +105,7 @@ def test_sparse_wide_resnet18_has_the_published_sizes(sparsity, width, parameter
 
 
 def test_without_compensation_the_nominal_sparsity_stands():
-    what = plan(resnet18, (3, 32, 32), family="sparse_wide", sparsity=0.9, width=64, compensate=False)
+    what = plan(resnet18, (3, 32, 32), family="sparse_wide", sparsity=0.9, width=64, options=Options(compensate="no"))
     assert what.effective_sparsity == 0.9
 
 

@@ -18,12 +18,23 @@ from matplotlib.figure import Figure
 
 from sift_graph import plots
 from sift_graph.correlate import correlate
+from sift_graph.graph import BipartiteGraph
+from sift_graph.masks import LayerMask
 from sift_graph.plot_style import PALETTE
 
 LAYERS = layers_frame(steps=(0, 50, 100))
 NETWORK = network_frame(LAYERS)
 TABLE = correlate(NETWORK, n_boot=100)
 SIGMA = np.linalg.svd((np.random.default_rng(0).random((32, 96)) < 0.2).astype(float), compute_uv=False)
+
+
+def graph_of(mask):
+    return BipartiteGraph.from_mask(LayerMask.from_dense("fc", mask))
+
+
+RANDOM = graph_of(np.random.default_rng(0).random((40, 120)) < 0.2)
+MATCHING = graph_of(np.eye(6, dtype=bool))
+EMPTY = graph_of(np.zeros((4, 4), dtype=bool))
 
 # What each public plot draws, and the same with no row and with no number.
 PLOTS = {
@@ -32,6 +43,7 @@ PLOTS = {
     "accuracy_scatter": (NETWORK, NETWORK.iloc[:0], NETWORK.assign(final_val_accuracy=np.nan)),
     "layer_profile": (LAYERS, LAYERS.iloc[:0], LAYERS.assign(ramanujan_gap_norm=np.nan)),
     "correlation_forest": (TABLE, TABLE.iloc[:0], TABLE.assign(estimate=np.nan)),
+    "spectral_density": (RANDOM, EMPTY, EMPTY),
     "spectrum_histogram": (SIGMA, SIGMA[:0], np.full(5, np.nan)),
     "accuracy_by_group": (NETWORK, NETWORK.iloc[:0], NETWORK.assign(final_val_accuracy=np.nan)),
 }
@@ -241,3 +253,26 @@ def test_label_spells_known_names_and_leaves_others_readable():
     assert plots.label("ramanujan_gap_norm") == "normalised Ramanujan gap (≤ 1)"
     assert plots.label("ramanujan_gap_norm", short=True) == "normalised Ramanujan gap"
     assert plots.label("my_own_metric") == "my own metric"
+
+
+def test_a_spectral_density_lies_over_its_laws():
+    ax = plots.spectral_density(RANDOM, bound=7.0)
+    labels = [line.get_label() for line in ax.get_lines()]
+    assert [part for part in ("mask", "Marchenko", "Kesten", "bound = 7") if any(part in text for text in labels)] == [
+        "mask",
+        "Marchenko",
+        "Kesten",
+        "bound = 7",
+    ]
+    mask, law = ax.get_lines()[:2]
+    assert np.trapezoid(mask.get_ydata(), mask.get_xdata()) == pytest.approx(
+        np.trapezoid(law.get_ydata(), law.get_xdata()), abs=0.1
+    )
+    assert not any("Kesten" in line.get_label() for line in plots.spectral_density(MATCHING).get_lines())
+
+
+def test_an_estimated_density_has_a_band():
+    large = graph_of(np.random.default_rng(0).random((300, 400)) < 0.1)
+    ax = plots.spectral_density(large)
+    assert len(ax.collections) == 1
+    assert len(plots.spectral_density(RANDOM).collections) == 0

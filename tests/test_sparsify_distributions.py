@@ -13,9 +13,11 @@ SIDE = st.integers(1, 40)
 SHAPE = st.one_of(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE, st.sampled_from([1, 3, 5]), st.sampled_from([1, 3, 5])))
 SHAPES = st.lists(SHAPE, min_size=1, max_size=8).map(lambda shapes: {f"layer{i}": s for i, s in enumerate(shapes)})
 DENSITY = st.floats(0.02, 1.0)
+PROPORTIONAL = [name for name in DISTRIBUTIONS if name != "uniform_plus"]  # that can be met at any density
+EXACT = [name for name in PROPORTIONAL if name != "constant_fan_in"]
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("distribution", PROPORTIONAL)
 @given(shapes=SHAPES, density=DENSITY)
 def test_densities_are_fractions_and_meet_the_total(distribution, shapes, density):
     layers = densities(shapes, density, distribution=distribution)
@@ -24,7 +26,7 @@ def test_densities_are_fractions_and_meet_the_total(distribution, shapes, densit
     assert sum(layers[name] * math.prod(shape) for name, shape in shapes.items()) == pytest.approx(density * size)
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("distribution", PROPORTIONAL)
 @given(shapes=SHAPES, density=DENSITY, cost=st.lists(st.integers(1, 1000), min_size=8, max_size=8))
 def test_with_costs_the_total_is_of_macs(distribution, shapes, density, cost):
     costs = dict(zip(shapes, cost, strict=False))
@@ -34,7 +36,7 @@ def test_with_costs_the_total_is_of_macs(distribution, shapes, density, cost):
     assert sum(layers[name] * macs[name] for name in shapes) == pytest.approx(density * sum(macs.values()))
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("distribution", EXACT)
 @given(shapes=SHAPES, density=DENSITY)
 def test_counts_add_up_and_each_is_within_one(distribution, shapes, density):
     exact = densities(shapes, density, distribution=distribution)
@@ -68,6 +70,31 @@ def test_erk_makes_thin_layers_dense_all_ties_at_once():
     layers = densities({"a": (4, 4), "b": (4, 4), "c": (64, 64)}, 0.1, distribution="erk")
     assert layers["a"] == layers["b"] == 1.0
     assert layers["c"] == pytest.approx((0.1 * (16 + 16 + 4096) - 32) / 4096)
+
+
+def test_uniform_plus_spares_the_ends():
+    shapes = {"a": (10, 10), "b": (20, 20), "c": (20, 20), "d": (10, 10)}
+    layers = densities(shapes, 0.5, distribution="uniform_plus")
+    assert layers == pytest.approx({"a": 1.0, "b": 400 / 900, "c": 400 / 900, "d": 400 / 900})
+    layers = densities(shapes, 0.15, distribution="uniform_plus")
+    assert layers == pytest.approx({"a": 1.0, "b": 30 / 800, "c": 30 / 800, "d": 0.2})
+    with pytest.raises(UsageError, match=r"layers that it keeps dense use up a density of 0\.1; lower the sparsity"):
+        densities(shapes, 0.1, distribution="uniform_plus")
+    assert set(densities({"a": (10, 10), "b": (20, 20)}, 0.1, distribution="uniform_plus").values()) == {0.1}
+
+
+def test_balanced_gives_equal_counts_and_the_rest_to_those_that_can():
+    shapes = {"a": (2, 3), "b": (10, 10), "c": (20, 20)}
+    assert layer_counts(shapes, 166 / 506, distribution="balanced") == {"a": 6, "b": 80, "c": 80}
+
+
+@given(shapes=SHAPES, density=DENSITY)
+def test_constant_fan_in_is_whole_and_near(shapes, density):
+    counts = layer_counts(shapes, density, distribution="constant_fan_in")
+    for name, shape in shapes.items():
+        degree, rest = divmod(counts[name], shape[0])
+        assert not rest
+        assert degree == 1 or abs(degree - density * math.prod(shape[1:])) <= 0.5 + 1e-9
 
 
 def test_everything_is_dense_at_density_one():
@@ -116,3 +143,12 @@ def test_schedules_that_cannot_be_are_refused():
         Schedule(0, 5, every=0)
     with pytest.raises(UsageError, match=r"drop fraction in \[0, 1\], found 1\.5"):
         Schedule(0, 5, drop_fraction=1.5)
+    with pytest.raises(UsageError, match=r"drop floor between 0 and the drop fraction of 0\.3, found 0\.4"):
+        Schedule(0, 5, drop_floor=0.4)
+
+
+def test_the_fraction_may_end_above_zero():
+    schedule = Schedule(0, 100, every=10, drop_fraction=0.5, drop_floor=0.005)  # ITOP
+    assert schedule.fraction(0) == pytest.approx(0.5)
+    assert schedule.fraction(50) == pytest.approx((0.5 + 0.005) / 2)
+    assert schedule.fraction(100) == pytest.approx(0.005)

@@ -1,7 +1,7 @@
 """The invariants that every method keeps, and the rule of those that move masks."""
 
 import copy
-import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,77 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional
 
-from sift_graph.errors import MaskError, TrainingError
-from sift_graph.sparsify import METHODS, MaskSet, Rewire, Schedule, largest, layer_name
-
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, centered=True, momentum=0.5),
-}
-SCHEDULE = Schedule(2, 24, every=3, drop_fraction=0.4)
-COUNTS = {"1.weight": 60, "4.weight": 96}
-
-
-class Run:
-    """A small network on fixed random data, with masks on its inner layers."""
-
-    def __init__(self, method, *, optimizer="sgd", seed=0, schedule=SCHEDULE):
-        torch.manual_seed(7)
-        self.model = nn.Sequential(
-            nn.Linear(6, 12), nn.Linear(12, 16, bias=True), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 24),
-            nn.ReLU(), nn.Linear(24, 3),
-        )  # fmt: skip
-        self.x, self.y = torch.randn(40, 6), torch.randint(3, (40,))
-        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
-        parameters = dict(self.model.named_parameters())
-        self.masks = MaskSet({name: parameters[name] for name in COUNTS}, COUNTS, seed=seed)
-        self.method = METHODS[method](self.masks, self.optimizer, schedule)
-        self.t = 0
-
-    def backward(self):
-        self.optimizer.zero_grad()
-        functional.cross_entropy(self.model(self.x), self.y).backward()
-
-    def step(self):
-        self.backward()
-        self.optimizer.step()
-        self.t += 1
-        return self.method.step(self.t)
-
-    def weights(self):
-        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
-
-    def mask(self):
-        return {name: self.masks[name].clone() for name in self.masks}
-
-    def buffers(self, name):
-        parameter = dict(self.model.named_parameters())[name]
-        state = self.optimizer.state.get(parameter, {})
-        return [v for v in state.values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
-
-    def state(self):
-        file = io.BytesIO()
-        torch.save([self.model.state_dict(), self.optimizer.state_dict(), self.masks.state_dict(), self.t], file)
-        return file.getvalue()
-
-    def load(self, state):
-        model, optimizer, masks, self.t = torch.load(io.BytesIO(state), weights_only=True)
-        self.model.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
-        self.masks.load_state_dict(masks)
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+from sift_graph.errors import MaskError, TrainingError, UsageError
+from sift_graph.sparsify import METHODS, MaskSet, MethodOptions, Rewire, Schedule, largest, largest_overall, layer_name
+from sift_graph.sparsify.rewire import rigl, set_
+from tests.sparse_run import COUNTS, OPTIMIZERS, SCHEDULE, Run, equal
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_invariants_of_every_method(method, optimizer):
+    source = METHODS[method]
     run = Run(method, optimizer=optimizer)
+    first = run.masks.edges()
     moved = 0
     for _ in range(30):
         before, fired, accumulated = run.mask(), copy.deepcopy(run.masks.fired), copy.deepcopy(run.masks.accumulated)
@@ -89,26 +31,33 @@ def test_invariants_of_every_method(method, optimizer):
         run.t += 1
         is_update = run.method.step(run.t)
         after = run.mask()
-        assert is_update == (method != "static" and SCHEDULE.is_update(run.t))
+        if not source.every_step:
+            assert is_update == (source.moves and SCHEDULE.is_update(run.t))
+        if source.keeps_counts:
+            assert run.masks.edges() == run.masks.counts == first  # (ii)
         for name, mask in after.items():
             weight = dict(run.model.named_parameters())[name]
-            assert run.buffers(name)
-            for tensor in (weight.detach(), weight.grad, *run.buffers(name)):  # (i)
+            assert run.buffers(name) or is_update
+            tensors = [weight.detach()]
+            if not source.keeps_dense_weights:
+                tensors += [weight.grad, *run.buffers(name)]
+            for tensor in tensors:  # (i)
                 assert torch.count_nonzero(tensor[~mask]) == 0
-            assert int(mask.sum()) == COUNTS[name]  # (ii)
             grown, dropped = mask & ~before[name], before[name] & ~mask
-            assert int(grown.sum()) == int(dropped.sum())  # (iii)
+            if source.keeps_counts:
+                assert int(grown.sum()) == int(dropped.sum())  # (iii)
             assert not (grown & before[name]).any()  # (iv)
-            for tensor in (weight.detach(), *run.buffers(name)):  # (v)
-                assert torch.count_nonzero(tensor[grown]) == 0
+            if not source.keeps_dense_weights:
+                for tensor in (weight.detach(), *run.buffers(name)):  # (v)
+                    assert torch.count_nonzero(tensor[grown]) == 0
             assert is_update or not grown.any()
-            moved += int(grown.sum())
+            moved += int(grown.sum()) + int(dropped.sum())
             assert (run.masks.fired[name] >= fired[name]).all()  # (viii)
             assert (run.masks.accumulated[name] <= accumulated[name]).all()
             assert (run.masks.fired[name] >= mask).all()
             assert (run.masks.accumulated[name] <= mask).all()
         assert equal(untouched, {n: w for n, w in run.weights().items() if n not in COUNTS})  # (vi)
-    assert (moved > 0) == (method != "static")
+    assert (moved > 0) == source.moves
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,7 +70,8 @@ def test_the_same_seed_gives_the_same_masks_on_every_rank(method):
             run.step()
         assert equal(ranks[0].mask(), ranks[1].mask())
     other = Run(method, seed=1)
-    assert not equal(other.mask(), Run(method).mask())
+    # Masks that are laid out by weights and data do not depend on the seed of random ones.
+    assert equal(other.mask(), Run(method).mask()) == (METHODS[method].init != "random")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -155,7 +105,7 @@ def by_rule(weight, mask, fraction, score):
     return new, kept
 
 
-@pytest.mark.parametrize("method", ["set", "rigl"])
+@pytest.mark.parametrize("method", ["set", "rigl", "rigl_original"])
 def test_masks_move_by_the_rule(method):
     run = Run(method)
     regrown = 0
@@ -171,7 +121,7 @@ def test_masks_move_by_the_rule(method):
             continue
         fraction = SCHEDULE.fraction(run.t)
         for name, mask in old.items():
-            if method == "rigl":
+            if method != "set":
                 score = gradient[name].abs().numpy()
             else:
                 score = run.masks.generator(name, step=run.t).random(mask.numel())
@@ -195,7 +145,7 @@ def test_the_gradient_is_taken_before_an_optimizer_overwrites_it():
     for foreach in (False, True):
         run = Run("rigl")
         run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.05, momentum=0.9, nesterov=True, foreach=foreach)
-        run.method = METHODS["rigl"](run.masks, run.optimizer, SCHEDULE)
+        run.method = rigl(run.masks, run.optimizer, SCHEDULE, model=run.model, options=MethodOptions())
         for _ in range(3):
             run.step()
         masks.append(run.mask())
@@ -215,7 +165,8 @@ def test_a_kept_weight_of_zero_wins_over_a_pruned_one():
     masks = MaskSet({"w": weight}, {"w": 6}, seed=0)
     before = masks["w"].clone()
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    method = METHODS["set"](masks, optimizer, Schedule(0, 10, every=1, drop_fraction=0.0))
+    schedule = Schedule(0, 10, every=1, drop_fraction=0.0)
+    method = set_(masks, optimizer, schedule, model=nn.Module(), options=MethodOptions())
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     assert method.step(1)
@@ -226,7 +177,7 @@ def test_a_dense_mask_stays_dense():
     weight = nn.Parameter(torch.randn(4, 4))
     masks = MaskSet({"w": weight}, {"w": 16}, seed=0)
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    method = METHODS["rigl"](masks, optimizer, Schedule(0, 10, every=1))
+    method = rigl(masks, optimizer, Schedule(0, 10, every=1), model=nn.Module(), options=MethodOptions())
     weight.grad = torch.randn(4, 4)
     optimizer.step()
     assert method.step(1)
@@ -235,8 +186,7 @@ def test_a_dense_mask_stays_dense():
 
 
 def test_without_a_gradient_rigl_says_what_is_missing():
-    run = Run("rigl")
-    run.method = METHODS["rigl"](run.masks, run.optimizer, Schedule(0, 9, every=1))
+    run = Run("rigl", schedule=Schedule(0, 9, every=1))
     with pytest.raises(
         TrainingError, match=r"'1.weight' at step 1: no gradient to grow by; call optimizer.step\(\) once"
     ):
@@ -286,8 +236,14 @@ def test_mask_set_refuses_what_does_not_fit():
     with pytest.raises(MaskError, match=r"a count for each of the parameters \['w'\], found \['v'\]"):
         MaskSet({"w": weight}, {"v": 1}, seed=0)
     masks = MaskSet({"w": weight}, {"w": 4}, seed=0)
-    with pytest.raises(MaskError, match=r"\(\(3, 3\), torch.bool, 4\), found \(\(3, 3\), torch.bool, 9\)"):
+    with pytest.raises(MaskError, match=r"'w': expected a mask of 4 ones, found 9"):
         masks.replace("w", torch.ones(3, 3, dtype=torch.bool))
+    with pytest.raises(MaskError, match=r"\(\(3, 3\), torch.bool\), found \(\(2, 3\), torch.float32\)"):
+        masks.replace("w", torch.ones(2, 3), exact=False)
+    with pytest.raises(MaskError, match="unknown placement 'exat'; did you mean 'exact'"):
+        MaskSet({"w": weight}, {"w": 4}, seed=0, placement="exat")
+    with pytest.raises(MaskError, match="constant fan-in needs 1 or more weights for each of 3 outputs, found 2"):
+        MaskSet({"w": weight}, {"w": 2}, seed=0, placement="constant_fan_in")
     other = MaskSet({"w": nn.Parameter(torch.ones(3, 4))}, {"w": 4}, seed=0)
     kept = masks["w"].clone()
     with pytest.raises(
@@ -313,3 +269,115 @@ def test_a_method_of_ones_own_needs_one_function():
     run.optimizer.step()
     assert method.step(1)
     assert run.masks["1.weight"].flatten()[:20].all()
+
+
+def test_an_update_of_the_first_rigl_leaves_weights_and_buffers_alone():
+    run = Run("rigl_original", optimizer="adamw")
+    for _ in range(2):
+        run.step()
+    before, state = run.weights(), [b.clone() for b in run.buffers("1.weight")]
+    run.backward()
+    run.optimizer.step()  # step 3 of the schedule
+    assert equal(before, run.weights())
+    assert all(torch.equal(a, b) for a, b in zip(state, run.buffers("1.weight"), strict=True))
+    assert all(p.grad is not None for p in run.model.parameters())  # put back, for whoever reads them
+    run.t += 1
+    assert run.method.step(run.t)
+    run.step()
+    assert not equal(before, run.weights())
+
+
+def test_masks_drawn_weight_by_weight_snap_to_their_count_at_the_first_update():
+    run = Run("rigl", layout="bernoulli")
+    drawn = run.masks.edges()
+    assert drawn != COUNTS
+    for _ in range(2):
+        run.step()
+    assert run.masks.edges() == drawn
+    run.step()
+    assert run.masks.edges() == COUNTS
+
+
+def test_bernoulli_masks_have_their_density_on_average():
+    # 400 draws of 32 positions at 1/4: 3200 expected, standard deviation 49.
+    found = [
+        MaskSet({"w": nn.Parameter(torch.ones(4, 8))}, {"w": 8}, seed=seed, placement="bernoulli").edges()["w"]
+        for seed in range(400)
+    ]
+    assert abs(sum(found) - 3200) < 245
+    assert len(set(found)) > 5
+    assert min(found) > 0
+
+
+def test_constant_fan_in_gives_each_output_as_many():
+    masks = MaskSet({"w": nn.Parameter(torch.ones(6, 3, 2, 2))}, {"w": 30}, seed=0, placement="constant_fan_in")
+    assert masks["w"].flatten(1).sum(1).tolist() == [5] * 6
+    assert not torch.equal(masks["w"][0], masks["w"][1])
+
+
+def test_gradual_pruning_follows_its_cubic_and_ends_at_the_count():
+    run = Run("gmp")
+    size = run.masks["1.weight"].numel()
+    found, masks = [], []
+    for _ in range(30):
+        if run.step():
+            found.append(run.masks.edges()["1.weight"])
+            masks.append(run.masks["1.weight"].clone())
+    n = len(SCHEDULE.updates)
+    assert found == [60 + int((size - 60) * (1 - k / n) ** 3) for k in range(1, n + 1)]
+    assert found[-1] == 60
+    assert all((later <= earlier).all() for earlier, later in pairwise(masks))
+    assert Run("gmp").masks.edges() == {"1.weight": size, "4.weight": 384}
+    half = Run("gmp", options=MethodOptions(initial_sparsity=0.5))
+    assert half.masks.edges() == {"1.weight": 96, "4.weight": 192}
+    magnitude = Run("static", layout="dense").weights()["1.weight"].abs()
+    assert torch.equal(half.masks["1.weight"], largest(magnitude, 96))
+
+
+def test_gradual_pruning_under_one_threshold():
+    run = Run("gmp", options=MethodOptions(scope="global"))
+    for _ in range(30):
+        run.step()
+    edges = run.masks.edges()
+    assert sum(edges.values()) == sum(COUNTS.values())
+    assert edges != COUNTS
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=30), st.data())
+def test_one_threshold_over_all_spends_the_budget(values, data):
+    cut = data.draw(st.integers(1, len(values) - 1))
+    prices = {"a": data.draw(st.integers(1, 4)), "b": data.draw(st.integers(1, 4))}
+    tensors = {"a": torch.tensor(values[:cut]).float(), "b": torch.tensor(values[cut:]).float()}
+    each = [prices["a"] if i < cut else prices["b"] for i in range(len(values))]
+    budget = data.draw(st.integers(0, sum(each)))
+    order = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    expected, spent = set(), 0
+    for i in order:
+        spent += each[i]
+        if spent > budget:
+            break
+        expected.add(i)
+    chosen = largest_overall(tensors, budget, costs=prices)
+    assert set(torch.cat([chosen["a"], chosen["b"]]).nonzero().flatten().tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scope": "glob"}, "options.scope: unknown scope 'glob'; did you mean 'global'"),
+        ({"pattern": (5, 4)}, "options.pattern: 5:4 keeps more weights than a row of its block has"),
+        ({"block": (4,)}, r"options.block: expected two numbers, each 1 or more, found \(4,\)"),
+        ({"sharpness": 0.5}, "options.sharpness: expected 1 or more, found 0.5"),
+        ({"exploration": 0.0}, "options.exploration: expected above 0, found 0.0"),
+        ({"assignment": "best"}, "options.assignment: unknown assignment 'best'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        MethodOptions(**options)
+
+
+def test_a_scope_that_a_method_does_not_have_is_refused():
+    with pytest.raises(UsageError, match=r"ranks weights by layer, not by 'global'; leave options.scope out"):
+        METHODS["rigl"].scope(MethodOptions(scope="global"))
+    assert METHODS["snip"].scope(MethodOptions()) == "global"

@@ -123,5 +123,7 @@ def test_weights_stay_nan_unless_asked_for():
     assert math.isnan(only.weighted_sigma_1)
     with pytest.raises(MaskError, match="record them with weights='fp32'"):
         left_regular_subgraphs(graph_of(np.ones((5, 6), dtype=bool)), weighted=True)
+    with pytest.raises(UsageError, match="certify 'off' or 'full', found 'gap'"):
+        left_regular_subgraphs(graph_of(np.ones((5, 6), dtype=bool)), certify="gap")
     with pytest.raises(UsageError, match="side 'left' or 'right', found 'up'"):
         left_regular_subgraphs(graph_of(np.ones((5, 6), dtype=bool)), side="up")

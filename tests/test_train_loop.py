@@ -12,7 +12,7 @@ from sift_graph.errors import DamagedStoreError, RunDirectoryError, TrainingErro
 from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.sparsify import METHODS
 from sift_graph.store import RunReader, RunWriter, find_runs
-from sift_graph.train import load_config, loop, run
+from sift_graph.train import describe, load_config, loop, run
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
 
 SETS = [
@@ -24,6 +24,7 @@ SETS = [
     "training.batch_size=30",
     "masks.every=3",
     "checkpoint.seconds=0",
+    "options.synflow_rounds=5",
 ]
 STEPS = 20
 UPDATES = [3, 6, 9, 12]  # every third, before step 15
@@ -45,6 +46,7 @@ def recorded(run_dir):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_records_what_it_should(tmp_path, method):
+    source = METHODS[method]
     result = run(config(method), tmp_path / "a")
     reader = RunReader(tmp_path / "a")
     assert reader.steps == [0, *UPDATES, STEPS]
@@ -59,18 +61,25 @@ def test_a_run_records_what_it_should(tmp_path, method):
         assert snapshot.epoch == snapshot.step / 4
         assert list(snapshot.layers) == list(masked)
         for layer in snapshot:
-            assert (layer.edges, layer.source) == (masked[layer.layer]["edges"], "mask_set")
+            if source.keeps_counts:
+                assert layer.edges == masked[layer.layer]["edges"]
+            assert layer.source == "mask_set"
             assert list(layer.shape) == masked[layer.layer]["shape"]
             assert layer.values is not None
     moved = [any(a.layers[name].digest != b.layers[name].digest for name in masked) for a, b in pairwise(snapshots)]
-    assert moved == [method != "static"] * len(UPDATES) + [False]
+    assert moved[: len(UPDATES)] == [source.moves] * len(UPDATES)
+    assert source.every_step or not moved[-1]
     rows = list(reader.metrics())
     assert [(row["step"], row["epoch"]) for row in rows] == [(4 * n, n) for n in range(1, 6)]
     assert set(rows[0]) == {"step", "epoch", "loss", "val_loss", "val_accuracy", "lr", "itop_rate"}
     assert (rows[-1]["val_accuracy"], rows[-1]["val_loss"]) == (result.val_accuracy, result.val_loss)
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert source.init != "random" or rows[-1]["loss"] < rows[0]["loss"]
     assert result.steps == STEPS
     assert result.ratio == pytest.approx(1, abs=0.005)
+    table = {row["name"]: row["edges"] for row in table} | {layer.layer: layer.edges for layer in snapshots[-1]}
+    costs = {row["name"]: row["macs"] / row["edges"] for row in reader.header["layers"] if row["edges"]}
+    macs = sum(edges * costs[name] for name, edges in table.items() if edges)
+    assert macs / describe(config(method))["macs_dense"] == pytest.approx(result.ratio)
     assert load_config(tmp_path / "a" / "config.toml") == config(method)
     assert "validation accuracy" in result.headline()
     assert json.loads(json.dumps(result.summary()))["run_dir"] == str(tmp_path / "a")

@@ -10,7 +10,7 @@ import typer
 
 from sift_graph.cli import app
 from sift_graph.cli.measuring import JobsOption, MetricsOption, RunDir, finish, run_analysis, study_directory
-from sift_graph.cli.output import JsonOption, print_json, print_table, records
+from sift_graph.cli.output import Column, JsonOption, print_json, print_table, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,11 @@ def print_correlations(frame: pd.DataFrame, target: str) -> None:
     """Print Spearman's rho of each metric in each view, with its interval."""
     rho = frame[frame["statistic"] == "spearman"]
     views = [v for v in dict.fromkeys(rho["view"]) if v != "fixed sparsity"]
-    columns = [("metric", "left"), *((str(view), "left") for view in views), ("note", "wrap")]
+    columns = [
+        Column("metric", "left"),
+        *(Column(str(view), "left", rank=i) for i, view in enumerate(views, start=1)),
+        Column("note", "left", rank=9),
+    ]
     rows = []
     for metric, part in rho.groupby("metric", sort=False):
         cells = [str(metric)]

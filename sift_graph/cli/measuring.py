@@ -9,6 +9,7 @@ import typer
 
 from sift_graph.cli import app
 from sift_graph.cli.output import (
+    Column,
     JsonOption,
     complain,
     note,
@@ -157,20 +158,20 @@ def print_layers(frame: pd.DataFrame) -> None:
     if frame.empty:
         return
     columns = [
-        ("layer", "left"),
-        ("left × right", "right"),
-        ("density", "right"),
-        ("σ₁", "right"),
-        ("σ₂", "right"),
-        ("bound", "right"),
-        ("gap/bound", "right"),
-        ("- random", "right"),
-        ("within", "left"),
-        ("IMDB/bound", "right"),
-        ("coverage", "right"),
-        ("|W| gap", "right"),
-        ("gap/bound over training", "left"),
-        ("note", "wrap"),
+        Column("layer", "left"),
+        Column("left × right", rank=5),
+        Column("density", rank=4),
+        Column("σ₁", rank=9),
+        Column("σ₂", rank=7),
+        Column("bound", rank=8),
+        Column("gap/bound"),
+        Column("- random", rank=3),
+        Column("within", "left"),
+        Column("IMDB/bound", rank=6),
+        Column("coverage", rank=10),
+        Column("|W| gap", rank=11),
+        Column("trend", "left", rank=2),
+        Column("note", "left", rank=8),
     ]
     last = frame[frame["step"] == frame["step"].max()]
     rows = []
@@ -200,26 +201,28 @@ def print_layers(frame: pd.DataFrame) -> None:
         )
     about = " · ".join(str(last[c].iloc[0]) for c in ("family", "method", "sparsity") if last[c].iloc[0] is not None)
     step = int(last["step"].iloc[0])
-    print_table(columns, rows, title=f"{last['run'].iloc[0]}   {about}   step {step}")
+    print_table(
+        columns, rows, title=f"{last['run'].iloc[0]}   {about}   step {step}; gap/bound and its trend over training"
+    )
 
 
 def print_runs(analysis: Analysis) -> None:
     """Print several runs: a row per run, means over the layers of its last snapshot."""
     network = analysis.network
     columns = [
-        ("run", "left"),
-        ("family", "left"),
-        ("method", "left"),
-        ("s", "right"),
-        ("layers", "right"),
-        ("density", "right"),
-        ("gap/bound", "right"),
-        ("- random", "right"),
-        ("IMDB/bound", "right"),
-        ("|W| gap", "right"),
-        ("ITOP", "right"),
-        ("val acc", "right"),
-        ("gap/bound over training", "left"),
+        Column("run", "left"),
+        Column("family", "left", rank=8),
+        Column("method", "left", rank=5),
+        Column("s", rank=4),
+        Column("layers", rank=12),
+        Column("density", rank=4),
+        Column("gap/bound"),
+        Column("- random", rank=3),
+        Column("IMDB/bound", rank=6),
+        Column("|W| gap", rank=11),
+        Column("ITOP", rank=9),
+        Column("val acc", rank=1),
+        Column("trend", "left", rank=2),
     ]
     rows = []
     for run, part in network.groupby("run", sort=False):
@@ -243,10 +246,14 @@ def print_runs(analysis: Analysis) -> None:
                 sparkline(trend),
             ]
         )
-    print_table(columns, rows, title=f"{len(rows)} runs, means over the layers of each run's last snapshot")
+    print_table(
+        columns,
+        rows,
+        title=f"{len(rows)} runs, means over the layers of each run's last snapshot; trend of gap/bound over training",
+    )
 
 
 def signed(value: Any) -> str:
     """Format a difference with its sign."""
     text = number(value)
-    return f"+{text}" if isinstance(value, float) and value > 0 else text
+    return f"+{text}" if isinstance(value, float) and value > 0 and float(text) else text

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "Column",
     "JsonOption",
     "complain",
     "console",
@@ -76,7 +78,8 @@ def number(value: Any, digits: int = 3) -> str:
         return value
     if float(value).is_integer() and not isinstance(value, float):
         return f"{int(value):,}"
-    return f"{float(value):.{digits}f}"
+    text = f"{float(value):.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def percent(value: Any) -> str:
@@ -119,32 +122,52 @@ def sparkline(values: Sequence[float], width: int = 12) -> str:
     return "".join(BLOCKS[round((v - low) / span * top)] if math.isfinite(v) else " " for v in values)
 
 
-def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
-    """Print rows under headings.
+@dataclass(frozen=True)
+class Column:
+    """A column of a printed table: its heading, its side, and how soon it goes where the terminal is narrow."""
+
+    heading: str
+    justify: Literal["left", "right"] = "right"
+    rank: int = 0
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
+    """Print rows under headings, never a number cut in half.
+
+    A column without any text is left out. Where the terminal is too narrow for the rest, the columns of the highest
+    rank are left out, and a line on stderr names them.
 
     Parameters
     ----------
-    columns : sequence of (str, str)
-        Heading, and ``"left"`` or ``"right"``.
+    columns : sequence of Column
+        Those of rank 0 stay whatever happens.
     rows : sequence of sequences of str
     title : str, optional
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False)
-    for heading, justify in columns:
-        table.add_column(
-            heading,
-            justify="right" if justify == "right" else "left",
-            no_wrap=justify != "wrap",
-            overflow="fold" if justify == "wrap" else "ellipsis",
-        )
+    out = console()
+    widths = [max([cell_len(c.heading), *(cell_len(row[i]) for row in rows)]) for i, c in enumerate(columns)]
+    shown = [i for i in range(len(columns)) if columns[i].rank == 0 or any(row[i] for row in rows)]
+    left_out: list[str] = []
+    while sum(widths[i] + 3 for i in shown) - 3 > out.width and any(columns[i].rank for i in shown):
+        worst = max(shown, key=lambda i: columns[i].rank)
+        left_out.insert(0, columns[worst].heading)
+        shown.remove(worst)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False, show_edge=False
+    )
+    for i in shown:
+        table.add_column(columns[i].heading, justify=columns[i].justify, overflow="fold")
     colours = {"yes": "green", "no": "red", "undecided": "yellow"}
     for row in rows:
-        table.add_row(*(Text(cell, style=colours.get(cell, "")) for cell in row))
-    console().print(table)
+        table.add_row(*(Text(row[i], style=colours.get(row[i], "")) for i in shown))
+    out.print(table)
+    if left_out:
+        note(f"left out on {out.width} columns: {', '.join(left_out)}")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from sift_graph.masks import LayerMask
 
 
+WHOLE_SIDE = 2048  # a smaller side up to this is decomposed within seconds; beyond it the density is estimated
+
+
 @app.command(epilog="Example:  sift-graph show runs/a --layer stage3.0.conv1 --figure layer.svg")
 def show(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
     layer: Annotated[str, typer.Option("--layer", help="Name, or a glob that matches one layer.", show_default=False)],
     step: Annotated[int | None, typer.Option("--step", help="A recorded step.", show_default="the last")] = None,
     figure: Annotated[Path | None, typer.Option("--figure", help="Draw its singular values to this SVG.")] = None,
+    density: Annotated[
+        bool, typer.Option("--density", help="Draw their density beside the laws of random masks instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show one layer: its degrees, its spectrum, its verdict."""
@@ -40,19 +46,24 @@ def show(
     mask = run.mask(layer, step=step)
     graph = BipartiteGraph.from_mask(mask)
     values = measure_layer(graph, CORE)
-    sigma = spectrum.singular_values(graph)
+    whole = min(graph.block_left, graph.n_right // graph.groups) <= WHOLE_SIDE
+    sigma = spectrum.singular_values(graph) if whole else None
     at = run.steps[-1] if step is None else step
     if as_json:
         content = {"schema": "sift-graph/show/1", "layer": mask.layer, "step": at, "shape": list(mask.shape)}
-        print_json({**content, "values": {k: _json(v) for k, v in values.items()}, "singular_values": sigma.tolist()})
+        listed = None if sigma is None else sigma.tolist()
+        print_json({**content, "values": {k: _json(v) for k, v in values.items()}, "singular_values": listed})
     else:
         print_layer(mask, graph, values, sigma, at)
     if figure is not None:
-        from sift_graph.plots import save_svg, spectrum_histogram
+        from sift_graph.plots import save_svg, spectral_density, spectrum_histogram
 
-        axes = spectrum_histogram(
-            sigma, bound=values["bound"], density=values["density"], n_left=graph.n_left, n_right=graph.n_right
-        )
+        if sigma is None or density:
+            axes = spectral_density(graph, bound=values["bound"])
+        else:
+            axes = spectrum_histogram(
+                sigma, bound=values["bound"], density=values["density"], n_left=graph.n_left, n_right=graph.n_right
+            )
         axes.set_title(f"{mask.layer}, step {at}")
         save_svg(axes, figure)
         note(f"figure: {figure}")
@@ -62,7 +73,9 @@ def _json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_layer(mask: LayerMask, graph: BipartiteGraph, values: dict[str, Any], sigma: np.ndarray, step: int) -> None:
+def print_layer(
+    mask: LayerMask, graph: BipartiteGraph, values: dict[str, Any], sigma: np.ndarray | None, step: int
+) -> None:
     """Print what is known of one layer."""
     verdict = {
         "yes": "within the Ramanujan bound",
@@ -75,7 +88,6 @@ def print_layer(mask: LayerMask, graph: BipartiteGraph, values: dict[str, Any], 
     sizes = f"{graph.n_left} left × {graph.n_right} right, {graph.edges:,} edges, density {graph.density:.4f}"
     norm, random = number(values["ramanujan_gap_norm"]), number(values["random_gap_norm"])
     covered = f"{values['n_subgraphs']} subgraphs, {percent(values['edge_coverage'])} of the edges"
-    top = float(sigma.max()) if len(sigma) else 0.0
     lines = [
         ("weight", shape),
         ("graph", sizes),
@@ -88,8 +100,9 @@ def print_layer(mask: LayerMask, graph: BipartiteGraph, values: dict[str, Any], 
         ("gap", f"{number(values['ramanujan_gap'], 6)}   {norm} of the bound; a random mask of this density: {random}"),
         ("IMDB", f"{number(values['imdb'])}   over {covered}"),
         ("|W| gap", f"{number(values['weighted_spectral_gap'])}   IMSG {number(values['imsg'])}"),
-        ("spectrum", f"{sparkline(histogram(sigma), 40)}   0 to {top:.3f}, {len(sigma)} values"),
     ]
+    if sigma is not None and len(sigma):
+        lines.append(("spectrum", f"{sparkline(histogram(sigma), 40)}   0 to {sigma.max():.3f}, {len(sigma)} values"))
     if values["note"]:
         lines.append(("note", values["note"]))
     width = max(len(key) for key, _ in lines) + 2
@@ -110,7 +123,7 @@ def degrees(side: np.ndarray) -> str:
     )
 
 
-def histogram(sigma: Any, bins: int = 40) -> list[float]:
+def histogram(sigma: np.ndarray, bins: int = 40) -> list[float]:
     """Count singular values in equal bins from 0 to the largest, on a logarithmic scale."""
     import numpy as np
 

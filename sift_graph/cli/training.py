@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sift_graph.cli import app
-from sift_graph.cli.output import JsonOption, complain, note, number, print_json, print_table, progress_bar
+from sift_graph.cli.output import Column, JsonOption, complain, note, number, print_json, print_table, progress_bar
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="A TOML file.", rich_help_panel="Config", show_default=False)
@@ -22,12 +22,20 @@ PresetOption = Annotated[
     str | None,
     typer.Option("--preset", help="A recipe by name, e.g. shapes.", rich_help_panel="Config", show_default=False),
 ]
-FamilyOption = Annotated[str | None, typer.Option("--family", help="dense or sparse_wide.", show_default=False)]
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--family", help="dense, sparse_wide, sparse_parallel, sparse_factorized, sparse_doped, ...", show_default=False
+    ),
+]
 SparsityOption = Annotated[
     float | None, typer.Option("--sparsity", help="Share of zeros, in [0, 1).", show_default=False)
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", help="How the mask moves: static, set, rigl.", show_default=False)
+    str | None,
+    typer.Option(
+        "--method", help="How the mask moves: static, set, rigl, gmp, ... (docs/methods).", show_default=False
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -148,34 +156,38 @@ def describe(
         print_json({"schema": "sift-graph/describe/1", **facts})
         return
     columns = [
-        ("layer", "left"),
-        ("type", "left"),
-        ("weight, dense model", "left"),
-        ("weight", "left"),
-        ("density", "right"),
-        ("edges", "right"),
-        ("MACs, dense model", "right"),
-        ("MACs", "right"),
-        ("left × right", "right"),
+        Column("layer", "left"),
+        Column("type", "left", rank=4),
+        Column("weight, dense model", "left", rank=5),
+        Column("weight", "left"),
+        Column("density"),
+        Column("edges", rank=2),
+        Column("MACs, dense model", rank=6),
+        Column("MACs"),
+        Column("ratio", rank=4),
+        Column("left × right", rank=3),
     ]
     rows = [
         [
             layer["name"],
             layer["type"],
-            " × ".join(map(str, layer["shape_dense"])),
+            " × ".join(map(str, layer["shape_dense"] or ())),
             " × ".join(map(str, layer["shape"])),
             number(layer["density"]) if layer["masked"] else "dense",
             number(layer["edges"]),
-            number(layer["macs_dense"]),
+            number(layer["macs_dense"]) if layer["shape_dense"] else "",
             number(layer["macs"]),
+            "" if layer["ratio"] is None else number(layer["ratio"]),
             f"{layer['n_left']} × {layer['n_right']}",
         ]
         for layer in facts["layers"]
     ]
     print_table(columns, rows, title=f"{settings.model.name}   {settings.family}   sparsity {settings.sparsity}")
+    if facts["counter"] != "macs":
+        typer.echo(f"by the {facts['counter']} counter the ratio is {facts['counted_ratio']:.4f}")
     typer.echo(
         f"{facts['macs']:,} MACs for {facts['macs_dense']:,} of the dense model: ratio {facts['ratio']:.4f}, at "
         f"sparsity {facts['effective_sparsity']:.5f}\n"
-        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers of {facts['masked_weights']:,} "
-        f"weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
+        f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers, whose masks choose among "
+        f"{facts['masked_weights']:,} weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
     )

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sift_graph.errors import MaskError
+from sift_graph.errors import MaskError, did_you_mean
+from sift_graph.sparsify.placement import PLACEMENTS
 
 __all__ = ["MaskSet", "layer_name"]
 
@@ -20,23 +21,34 @@ WEIGHT = ".weight"
 class MaskSet:
     """The masks of a model's parameters, keyed by fully qualified parameter name.
 
-    A mask starts with exactly the number of ones asked for, at positions drawn from the seed and the parameter's name
-    alone: neither the order of the parameters nor the process changes it. The weights are zeroed at once.
+    A mask starts at positions drawn from the seed and the parameter's name alone: neither the order of the parameters
+    nor the process changes it. The weights are zeroed at once.
 
     Parameters
     ----------
     parameters : mapping of str to Parameter
         For instance ``{"stage1.0.conv1.weight": model.stage1[0].conv1.weight}``.
     counts : mapping of str to int
-        Number of weights that each parameter keeps, at all times.
+        Number of weights that each parameter is to keep.
     seed : int
         Of the initial masks, and of the growth of methods that grow at random.
+    placement : str
+        A key of ``PLACEMENTS``: ``exact`` places that number of ones, ``bernoulli`` that number on average,
+        ``constant_fan_in`` as many for each output.
+    masks : mapping of str to Tensor of bool, optional
+        The initial masks, whatever their number of ones; nothing is drawn then.
+    costs : mapping of str to float, optional
+        MACs of one weight of each parameter, for methods that rank over all layers; 1 if not given.
 
     Attributes
     ----------
     step : int
         Optimizer updates so far, as the method last told.
-    counts : dict of str to int
+    counts, costs : dict
+    latent : dict of str to Tensor
+        Dense weights behind the masked ones, of the methods that train those; empty for the others.
+    extra : dict of str to Tensor
+        What else a method must remember.
     fired : dict of str to Tensor of bool
         What was kept at any time.
     accumulated : dict of str to Tensor of bool
@@ -45,7 +57,7 @@ class MaskSet:
     Raises
     ------
     MaskError
-        If a parameter and its count do not fit.
+        If a parameter and its count or mask do not fit, or there is no such placement.
 
     Examples
     --------
@@ -55,21 +67,37 @@ class MaskSet:
     (8, 8)
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], counts: Mapping[str, int], *, seed: int) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        counts: Mapping[str, int],
+        *,
+        seed: int,
+        placement: str = "exact",
+        masks: Mapping[str, torch.Tensor] | None = None,
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
         if list(parameters) != list(counts):
             raise MaskError(f"expected a count for each of the parameters {list(parameters)}, found {list(counts)}")
+        if placement not in PLACEMENTS:
+            raise MaskError(f"unknown placement {placement!r}{did_you_mean(placement, PLACEMENTS)}")
         self.parameters = dict(parameters)
         self.counts = {name: int(count) for name, count in counts.items()}
+        self.costs = {name: 1.0 if costs is None else float(costs[name]) for name in self.parameters}
         self.seed = int(seed)
         self.step = 0
+        self.extra: dict[str, torch.Tensor] = {}
+        self.latent: dict[str, torch.Tensor] = {}
         self._masks: dict[str, torch.Tensor] = {}
         for name, parameter in self.parameters.items():
             size, count = parameter.numel(), self.counts[name]
-            if not 1 <= count <= size:
+            if masks is not None:
+                self._masks[name] = self._checked(name, masks[name]).clone()
+            elif not 1 <= count <= size:
                 raise MaskError(f"parameter {name!r}: expected to keep between 1 and {size} weights, found {count}")
-            chosen = np.zeros(size, dtype=np.bool_)
-            chosen[self.generator(name).permutation(size)[:count]] = True
-            self._masks[name] = torch.from_numpy(chosen).view(parameter.shape).to(parameter.device)
+            else:
+                chosen = PLACEMENTS[placement](tuple(parameter.shape), count, self.generator(name))
+                self._masks[name] = torch.from_numpy(chosen).to(parameter.device)
         self.fired = {name: mask.clone() for name, mask in self._masks.items()}
         self.accumulated = {name: mask.clone() for name, mask in self._masks.items()}
         self.apply()
@@ -100,27 +128,56 @@ class MaskSet:
         """Randomness for one parameter at one step, the same in every process and after any resume."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode()), step])
 
-    def replace(self, name: str, mask: torch.Tensor) -> None:
-        """Put a new mask in the place of a parameter's mask; its count must be the parameter's.
+    def edges(self) -> dict[str, int]:
+        """Count the weights that each parameter keeps now.
+
+        Returns
+        -------
+        dict of str to int
+            Equal to `counts` except where a method lets layers differ from them.
+        """
+        return {name: int(mask.sum()) for name, mask in self._masks.items()}
+
+    def replace(self, name: str, mask: torch.Tensor, *, exact: bool = True) -> None:
+        """Put a new mask in the place of a parameter's mask.
 
         Parameters
         ----------
         name : str
         mask : Tensor of bool
             In the parameter's shape.
+        exact : bool
+            Whether it must have the parameter's count.
 
         Raises
         ------
         MaskError
             If the mask has another shape, type or count.
         """
-        found = (tuple(mask.shape), mask.dtype, int(mask.sum()))
-        expected = (tuple(self.parameters[name].shape), torch.bool, self.counts[name])
-        if found != expected:
-            raise MaskError(f"parameter {name!r}: expected a mask of (shape, dtype, ones) {expected}, found {found}")
+        self._checked(name, mask)
+        if exact and int(mask.sum()) != self.counts[name]:
+            raise MaskError(f"parameter {name!r}: expected a mask of {self.counts[name]} ones, found {int(mask.sum())}")
         self._masks[name] = mask
         self.fired[name] |= mask
         self.accumulated[name] &= mask
+
+    def restart(self, masks: Mapping[str, torch.Tensor]) -> None:
+        """Begin with other masks than those drawn, as if they had been the first: for methods with masks of their own.
+
+        Parameters
+        ----------
+        masks : mapping of str to Tensor of bool
+        """
+        for name in self._masks:
+            mask = self._checked(name, masks[name])
+            self._masks[name], self.fired[name], self.accumulated[name] = mask, mask.clone(), mask.clone()
+
+    def _checked(self, name: str, mask: torch.Tensor) -> torch.Tensor:
+        found = (tuple(mask.shape), mask.dtype)
+        expected = (tuple(self.parameters[name].shape), torch.bool)
+        if found != expected:
+            raise MaskError(f"parameter {name!r}: expected a mask of (shape, dtype) {expected}, found {found}")
+        return mask
 
     @torch.no_grad()
     def apply(self, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -162,6 +219,8 @@ class MaskSet:
             "masks": {name: mask.clone() for name, mask in self._masks.items()},
             "fired": {name: mask.clone() for name, mask in self.fired.items()},
             "accumulated": {name: mask.clone() for name, mask in self.accumulated.items()},
+            "latent": {name: value.clone() for name, value in self.latent.items()},
+            "extra": {name: value.clone() for name, value in self.extra.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -182,16 +241,22 @@ class MaskSet:
             if found != expected:
                 odd = sorted(set(found.items()) ^ set(expected.items()))
                 raise MaskError(f"{part}: not the state of these parameters; they differ at {odd[:4]}")
+        if state["latent"].keys() != self.latent.keys():
+            raise MaskError("latent: the state of a method that keeps dense weights fits no other, nor the other way")
         self.seed, self.step = int(state["seed"]), int(state["step"])
         self.counts = {name: int(state["counts"][name]) for name in self.parameters}
         for name, parameter in self.parameters.items():
             self._masks[name] = state["masks"][name].to(parameter.device, copy=True)
             self.fired[name] = state["fired"][name].to(parameter.device, copy=True)
             self.accumulated[name] = state["accumulated"][name].to(parameter.device, copy=True)
+            if name in self.latent:
+                self.latent[name] = state["latent"][name].to(parameter.device, copy=True)
+        device = next(iter(self.parameters.values())).device
+        self.extra = {name: value.to(device, copy=True) for name, value in state["extra"].items()}
 
     def __repr__(self) -> str:
         """One line: how many masks, how many ones."""
-        kept, size = sum(self.counts.values()), sum(p.numel() for p in self.parameters.values())
+        kept, size = sum(self.edges().values()), sum(p.numel() for p in self.parameters.values())
         return f"MaskSet({len(self)} masks, {kept} of {size} weights kept, step {self.step})"
 
 

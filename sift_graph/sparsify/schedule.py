@@ -14,8 +14,8 @@ __all__ = ["Schedule"]
 class Schedule:
     r"""Update at the steps `t` with ``begin < t < end`` and ``t % every == 0``; the fraction falls as a cosine.
 
-    :math:`f(t) = \frac{f_0}{2} (1 + \cos(\pi \frac{t - begin}{end - begin}))`. Steps count optimizer updates from 1;
-    both inequalities are strict, so that there is no update at `end`.
+    :math:`f(t) = f_1 + \frac{f_0 - f_1}{2} (1 + \cos(\pi \frac{t - begin}{end - begin}))`. Steps count
+    optimizer updates from 1; both inequalities are strict, so that there is no update at `end`.
 
     Attributes
     ----------
@@ -25,10 +25,14 @@ class Schedule:
         Distance of two updates.
     drop_fraction : float
         The first fraction :math:`f_0` of a layer's weights that is dropped and regrown, in [0, 1].
+    drop_floor : float
+        The last one, :math:`f_1`, at most the first.
 
     References
     ----------
     .. [1] U. Evci et al., ICML 2020, section 3 (cosine annealing of the fraction).
+    .. [2] S. Liu et al., "Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse
+       Training", ICML 2021 (a floor under it).
 
     Examples
     --------
@@ -43,6 +47,7 @@ class Schedule:
     end: int
     every: int = 100
     drop_fraction: float = 0.3
+    drop_floor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.begin < 0 or self.end <= self.begin:
@@ -54,6 +59,11 @@ class Schedule:
             raise UsageError(f"expected 1 or more steps between two mask updates, found {self.every}")
         if not 0 <= self.drop_fraction <= 1:
             raise UsageError(f"expected a drop fraction in [0, 1], found {self.drop_fraction}")
+        if not 0 <= self.drop_floor <= self.drop_fraction:
+            raise UsageError(
+                f"expected a drop floor between 0 and the drop fraction of {self.drop_fraction}, found "
+                f"{self.drop_floor}"
+            )
 
     @property
     def updates(self) -> list[int]:
@@ -68,4 +78,4 @@ class Schedule:
     def fraction(self, step: int) -> float:
         """Fraction of a layer's weights to drop at `step`."""
         progress = (step - self.begin) / (self.end - self.begin)
-        return self.drop_fraction * (0.5 + 0.5 * math.cos(math.pi * progress))
+        return self.drop_floor + (self.drop_fraction - self.drop_floor) * (0.5 + 0.5 * math.cos(math.pi * progress))

@@ -8,18 +8,20 @@ sigma_1 squared is the number of edges, all others are exactly zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sift_graph.bits import count_columns, join_components, keep_bits, list_bits, list_bits_by_column, transpose_bits
+from sift_graph.bits import count_columns, keep_bits, list_bits, list_bits_by_column, transpose_bits
+from sift_graph.components import join_components
+from sift_graph.graph import BipartiteGraph
 from sift_graph.spectrum.choose import choose_path
 from sift_graph.spectrum.iterate import solve_operator
-from sift_graph.spectrum.operators import Operator, gram_operator, packed_operator, sparse_operator
+from sift_graph.spectrum.operators import Operator, gram_operator, integer_gram, packed_operator, sparse_operator
 from sift_graph.spectrum.result import Bracket
 
-__all__ = ["exact_bracket", "solve_bits"]
+__all__ = ["Part", "components", "exact_bracket", "part_operator", "solve_parts", "whole_operators"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,28 +31,47 @@ class Part:
     bits: np.ndarray
     columns: int
     weights: np.ndarray | None
+    row_degree: np.ndarray
     limit: float
 
 
-def solve_bits(
-    bits: np.ndarray,
-    columns: int,
-    weights: np.ndarray | None,
-    count: int,
-    *,
-    normalised: bool,
-    certify: str,
-    bound: float | None,
-    tol: float,
-) -> list[Bracket]:
-    """Bracket the largest singular values of a block.
+def components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, normalised: bool = False) -> list[Part]:
+    """Split a block into its connected components.
 
     Parameters
     ----------
     bits : ndarray of uint64, shape (rows, words)
     columns : int
     weights : ndarray of float64, shape (edges,), or None
-        Absolute weights, row after row; None for the 0/1 matrix.
+        Absolute weights, row after row; None for the 0/1 matrix. An edge of weight zero connects nothing.
+    normalised : bool
+        Whether the parts will be divided by the roots of their degrees.
+
+    Returns
+    -------
+    list of Part
+        Isolated vertices are in none.
+    """
+    if weights is not None and not weights.all():
+        bits, weights = keep_bits(bits, weights > 0), weights[weights > 0]
+    return list(_components(bits, columns, weights, normalised=normalised))
+
+
+def solve_parts(
+    parts: list[Part],
+    count: int,
+    *,
+    normalised: bool = False,
+    certify: str,
+    bound: float | None = None,
+    tol: float,
+) -> list[Bracket]:
+    """Bracket the largest singular values of a block-diagonal matrix.
+
+    Parameters
+    ----------
+    parts : list of Part
+        Its connected components.
     count : int
         Two or more.
     normalised, certify, bound, tol
@@ -61,17 +82,46 @@ def solve_bits(
     list of Bracket
         One for each component that can matter; no other has a value above the `count` largest of these.
     """
-    if weights is not None and not weights.all():
-        bits, weights = keep_bits(bits, weights > 0), weights[weights > 0]
-    parts = list(_components(bits, columns, weights, normalised=normalised))
-    if len(parts) > 1 and certify == "gap" and bound is not None:
-        certify = "full"  # the second value of the whole may be the first of a part
-    parts.sort(key=lambda part: -part.limit)
+    parts = sorted(parts, key=lambda part: -part.limit)
+    if len(parts) <= 1 or certify != "gap" or bound is None or not math.isfinite(bound):
+        return _solve_in_turn(parts, count, lambda part: (certify, bound), normalised=normalised, tol=tol)
+    found = _solve_in_turn(parts, count, lambda part: ("off", None), normalised=normalised, tol=tol)
+    second = np.sort(np.concatenate([bracket.lo for bracket in found]))[-2:][0]
+    if second > bound:  # proven from below; what lies above does not matter
+        return [replace(bracket, certificate="sign") for bracket in found]
+
+    def needed(part: Part) -> tuple[str, float | None]:
+        # Only one part may hold a value above the bound; of the others all values must be below it.
+        return ("gap", bound) if part is parts[0] else ("off" if part.limit < bound else "full", None)
+
+    found = _solve_in_turn(parts, count, needed, normalised=normalised, tol=tol)
+    below = [
+        replace(bracket, hi=np.full_like(bracket.hi, part.limit), certificate="sign")
+        if part is not parts[0] and part.limit < bound and bracket.certificate == "none"
+        else bracket
+        for part, bracket in zip(parts, found, strict=False)
+    ]
+    seconds = np.sort(np.concatenate([bracket.hi for bracket in below]))[-2:][0]
+    if seconds < bound and all(bracket.certificate in {"sign", "full"} for bracket in below):
+        return below
+    return [replace(bracket, certificate="undecided") for bracket in below]
+
+
+def _solve_in_turn(
+    parts: list[Part],
+    count: int,
+    needed: Callable[[Part], tuple[str, float | None]],
+    *,
+    normalised: bool,
+    tol: float,
+) -> list[Bracket]:
+    """Solve the parts, the most promising first, until no other can matter."""
     found: list[Bracket] = []
     values: list[float] = []
     for part in parts:
         if len(values) >= count and part.limit <= sorted(values)[-count]:
             break
+        certify, bound = needed(part)
         found.append(_solve_part(part, count, normalised=normalised, certify=certify, bound=bound, tol=tol))
         values.extend(found[-1].sigma)
     return found
@@ -90,7 +140,8 @@ def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, n
         return
     label = join_components(bits, columns)
     if label is None:
-        yield Part(bits if active.size == len(bits) else bits[active], columns, weights, math.inf)
+        rows = bits if active.size == len(bits) else bits[active]
+        yield Part(rows, columns, weights, degree[active], math.inf)
         return
     row_label = label[columns:][active]
     order = active[np.argsort(row_label, kind="stable")]
@@ -110,14 +161,13 @@ def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, n
             limit = 1.0
         elif own is not None:
             limit *= float(own.max())
-        yield Part(bits[rows], columns, own, limit * (1 + 1e-12))
+        yield Part(bits[rows], columns, own, degree[rows], limit * (1 + 1e-12))
 
 
 def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound: float | None, tol: float) -> Bracket:
     rows = len(part.bits)
-    row_degree = np.bitwise_count(part.bits).sum(axis=1, dtype=np.int64)
-    column_degree = count_columns(part.bits, part.columns)
-    edges, across = int(row_degree.sum()), int(np.count_nonzero(column_degree))
+    union = np.bitwise_or.reduce(part.bits, axis=0)
+    edges, across = int(part.row_degree.sum()), int(np.bitwise_count(union).sum(dtype=np.int64))
     small, large = min(rows, across), max(rows, across)
     if small == 1 or (part.weights is None and edges == small * large):
         if normalised:
@@ -128,16 +178,7 @@ def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound
             scale = float(part.weights.max())
             first = scale * math.sqrt(math.fsum(np.square(part.weights / scale)))
         return exact_bracket([first] + [0.0] * (min(count, small) - 1))
-    exact = part.weights is None and not normalised
-    uneven = is_uneven(row_degree, across) or is_uneven(column_degree[column_degree > 0], rows)
-    path = choose_path(small, large, edges, uneven=uneven, exact=exact)
-    if path == "sparse":
-        operator = _sparse(part, row_degree, column_degree, turned=across < rows, normalised=normalised)
-    else:
-        bits, columns = part.bits, part.columns
-        if across < rows:
-            bits, columns = transpose_bits(bits, columns)[column_degree > 0], rows
-        operator = gram_operator(bits) if path == "gram" else packed_operator(bits, columns)
+    operator = part_operator(part, across, normalised=normalised)
     bracket = solve_operator(operator, count, tol=tol, certify=certify, bound=bound)
     if normalised:  # the largest value is 1, by D^-1/2 M D^-1/2 sqrt(d) = sqrt(d)
         for values in (bracket.sigma, bracket.lo, bracket.hi):
@@ -146,10 +187,49 @@ def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound
     return bracket
 
 
-def _sparse(
-    part: Part, row_degree: np.ndarray, column_degree: np.ndarray, *, turned: bool, normalised: bool
-) -> Operator:
+def part_operator(part: Part, across: int, *, normalised: bool) -> Operator:
+    """Build the operator of a part on its smaller side; `across` counts its columns with an edge."""
+    rows, edges = len(part.bits), int(part.row_degree.sum())
+    exact = part.weights is None and not normalised
+    uneven = is_uneven(part.row_degree, across)
+    path = choose_path(min(rows, across), max(rows, across), edges, uneven=uneven, exact=exact)
+    if path == "sparse":
+        return _sparse(part, turned=across < rows, normalised=normalised)
+    bits, columns = _small_side(part, turned=across < rows)
+    return gram_operator(bits) if path == "gram" else packed_operator(bits, columns, rough=uneven)
+
+
+def whole_operators(graph: BipartiteGraph, weights: np.ndarray | None, *, normalised: bool) -> list[Operator]:
+    """Build the operator of each diagonal block that has an edge, whether connected or not; for traces."""
+    found = []
+    ends = np.concatenate([[0], np.cumsum(graph.right_degree)])
+    per_group = graph.n_right // graph.groups
+    for group in range(graph.groups):
+        rows = slice(group * per_group, (group + 1) * per_group)
+        bits = graph.bits[rows]
+        own = None if weights is None else weights[ends[rows.start] : ends[rows.stop]]
+        if own is not None and not own.all():
+            bits, own = keep_bits(bits, own > 0), own[own > 0]
+        degree = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+        if degree.any():
+            part = Part(bits[degree > 0], graph.block_left, own, degree[degree > 0], math.inf)
+            across = int(np.bitwise_count(np.bitwise_or.reduce(bits, axis=0)).sum(dtype=np.int64))
+            found.append(part_operator(part, across, normalised=normalised))
+    return found
+
+
+def _small_side(part: Part, *, turned: bool) -> tuple[np.ndarray, int]:
+    """Packed rows of the smaller side: the part's own, or its active columns if `turned`; and their width."""
+    if not turned:
+        return part.bits, part.columns
+    union = np.bitwise_or.reduce(part.bits, axis=0).view(np.uint8)
+    used = np.unpackbits(union, count=part.columns, bitorder="little").astype(bool)
+    return transpose_bits(part.bits, part.columns)[used], len(part.bits)
+
+
+def _sparse(part: Part, *, turned: bool, normalised: bool) -> Operator:
     """List the edges of each vertex of the larger side: the columns, or the rows if `turned`."""
+    row_degree, column_degree = part.row_degree, count_columns(part.bits, part.columns)
     edges = int(row_degree.sum())
     small = int(np.count_nonzero(column_degree)) if turned else len(part.bits)
     index = np.empty(edges, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)
@@ -159,12 +239,15 @@ def _sparse(
         list_bits(part.bits, index)
         index = (np.cumsum(column_degree > 0) - 1).astype(index.dtype)[index]
     else:
-        edge = np.empty(weights.size, dtype=np.int64)
-        list_bits_by_column(part.bits, starts[:-1].copy(), index, edge)
-        weights = weights[edge]
+        listed = np.empty(weights.size)
+        list_bits_by_column(part.bits, starts[:-1].copy(), index, weights, listed)
+        weights = listed
     nothing = np.empty(0)
     if not normalised:
-        return sparse_operator(small, starts, index, weights, nothing, nothing)
+        operator = sparse_operator(small, starts, index, weights, nothing, nothing)
+        if part.weights is not None:
+            return operator
+        return replace(operator, form_gram=lambda: (integer_gram(_small_side(part, turned=turned)[0]), 0.0))
     entries = weights if weights.size else np.ones(edges)
     owner = np.repeat(np.arange(starts.size - 1), np.diff(starts))
     small_sum = np.bincount(index, weights=entries, minlength=small)

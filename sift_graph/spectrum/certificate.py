@@ -18,10 +18,11 @@ whatever U and :math:`\tau` are; with the leading eigenpairs the bound is tight.
 :math:`\hat C` be C as it is stored.
 If its Cholesky factorisation in floating point runs to the end with factor L, then (Higham, *Accuracy and
 Stability*, Theorem 10.3, which holds for every order of the sums, blocked or not) :math:`L L^T = \hat C + E` with
-:math:`|E| \le \gamma_{n+1} |L||L|^T`, so :math:`\lambda_{\min}(\hat C) \ge -\gamma_{n+1} \rho`, where :math:`\rho`,
-the largest row sum of :math:`|L||L|^T`, is computed from L itself. Forming an entry costs q + 2 operations in float64
-and one rounding to the working precision, each relative to terms whose matrices have norms of at most trace,
-:math:`\sum \tau \|u\|^2` and x. Altogether
+:math:`|E| \le \gamma_{n+1} |L||L|^T`, so :math:`\lambda_{\min}(\hat C) \ge -\gamma_{n+1} \rho` for any
+:math:`\rho \ge \| |L||L|^T \|`. In float32 that is the largest row sum, computed from L itself; in float64 the cruder
+:math:`\|L\|_F^2 \le \mathrm{tr}(\hat C) / (1 - \gamma_{n+1})` costs nothing and is small enough. Forming an entry
+costs q + 2 operations in float64 and one rounding to the working precision, each relative to terms whose matrices have
+norms of at most trace, :math:`\sum \tau \|u\|^2` and x. Altogether
 
 .. math:: \lambda_{q+1}(G) \le x + \gamma_{n+1}\rho + (u + (q + 4) 2^{-53}) (x + \mathrm{trace} + \textstyle\sum\tau
           \|u\|^2) + \|\Delta G\|,
@@ -111,6 +112,7 @@ def upper_bound(
     trace: float,
     single: bool = False,
     gram_error: float = 0.0,
+    scratch: np.ndarray | None = None,
 ) -> float:
     """Prove an upper bound of the eigenvalue after the deflated ones, or refuse.
 
@@ -131,6 +133,8 @@ def upper_bound(
         Factorise in float32: half the time, for a bound a thousandth above the eigenvalue.
     gram_error : float
         Bound of the error of G in norm.
+    scratch : ndarray of float64, shape (n * n or more,), optional
+        Memory to work in.
 
     Returns
     -------
@@ -139,34 +143,51 @@ def upper_bound(
     """
     from scipy.linalg import lapack
 
-    work = np.empty((n, n), dtype=np.float32 if single else np.float64)
-    _form(gram, n, vectors, values, shift, work)
+    if scratch is None:
+        work = np.empty((n, n), dtype=np.float32 if single else np.float64)
+    else:
+        work = scratch[: n * n].reshape(n, n)
+    diagonal = _form(gram, n, vectors, values, shift, work)
     factorise = lapack.spotrf if single else lapack.dpotrf
     factor, failed = factorise(work.T, lower=1, clean=0, overwrite_a=1)  # the transposed view is what LAPACK reads
     if failed:
         return math.inf
     unit = 2.0**-24 if single else UNIT
     gamma = (n + 1) * unit / (1 - (n + 1) * unit)
+    rho = _row_sum_bound(factor.T) * (1 + 2 * n * UNIT) if single else diagonal / (1 - gamma)
     deflated = float(np.sum(values * np.sum(vectors * vectors, axis=1)))
     formation = (unit + (len(values) + 4) * UNIT) * (shift + trace + deflated)
-    proven: float = (shift + gamma * _row_sum_bound(factor.T) * (1 + 2 * n * UNIT) + formation + gram_error) * UP
+    proven: float = (shift + gamma * rho + formation + gram_error) * UP
     return proven
 
 
 @numba.njit(cache=True, fastmath=SPEED)
-def _form(gram: np.ndarray, n: int, vectors: np.ndarray, values: np.ndarray, shift: float, work: np.ndarray) -> None:
-    """Upper triangle of x I - G + U^T diag(values) U."""
+def _form(gram: np.ndarray, n: int, vectors: np.ndarray, values: np.ndarray, shift: float, work: np.ndarray) -> Any:
+    """Write the upper triangle of x I - G + U^T diag(values) U; return its trace, rounded up."""
+    trace = 0.0
+    first = vectors[0]
     line = np.empty(n)
     for i in range(n):
-        for j in range(i, n):
-            line[j] = -np.float64(gram[i, j])
-        for q in range(values.size):
-            c = values[q] * vectors[q, i]
+        c = values[0] * first[i]
+        row, target = gram[i], work[i]
+        if values.size == 1:
             for j in range(i, n):
-                line[j] += c * vectors[q, j]
-        line[i] += shift
-        for j in range(i, n):
-            work[i, j] = line[j]
+                target[j] = c * first[j] - row[j]
+        else:
+            for j in range(i, n):
+                line[j] = c * first[j] - row[j]
+            for q in range(1, values.size):
+                c = values[q] * vectors[q, i]
+                for j in range(i, n):
+                    line[j] += c * vectors[q, j]
+            for j in range(i, n):
+                target[j] = line[j]
+        diagonal = shift - np.float64(row[i])
+        for q in range(values.size):
+            diagonal += values[q] * vectors[q, i] * vectors[q, i]
+        target[i] = diagonal
+        trace += abs(diagonal)
+    return trace * (1 + 1e-6)
 
 
 @numba.njit(cache=True, fastmath=SPEED)

@@ -8,16 +8,18 @@ to be looked at by the slow path: so a missed eigenvalue is found, not reported.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 
 from sift_graph.bits import popcount
+from sift_graph.spectrum.certificate import UNIT, upper_bound
 from sift_graph.spectrum.kernels import SPEED, gram_of_bits, symmetric_times
-from sift_graph.spectrum.lanczos import lanczos_dense, ritz_vectors
+from sift_graph.spectrum.lanczos import MAX_STEPS, lanczos_dense, ritz_vectors
 
-__all__ = ["GROUP_SIDE", "count_unions", "top_two_of_groups"]
+__all__ = ["GROUP_SIDE", "Workspace", "count_unions", "group_noise", "top_two_of_groups", "top_two_of_large_group"]
 
 GROUP_SIDE = 128  # beyond it LAPACK's blocked factorisation pays for the call
 
@@ -46,11 +48,13 @@ def _proven_above(
 ) -> Any:
     """Upper bound of the second eigenvalue by a row-wise Cholesky factorisation, infinity if it breaks off."""
     unit = 2.0**-53
+    diagonal = 0.0
     for i in range(n):
         c = value * vector[i]
         for j in range(i, n):
             work[i, j] = c * vector[j] - np.float64(gram[i, j])
         work[i, i] += shift
+        diagonal += abs(work[i, i])
     for k in range(n):
         pivot = work[k, k]
         if not pivot > 0.0:
@@ -64,73 +68,156 @@ def _proven_above(
             c = work[k, i]
             for j in range(i, n):
                 work[i, j] -= c * work[k, j]
-    rows = np.zeros(n)
-    for k in range(n):
-        column = 0.0
-        for i in range(k, n):
-            column += abs(work[k, i])
-        for i in range(k, n):
-            rows[i] += abs(work[k, i]) * column
     norm = 0.0
     for i in range(n):
         norm += vector[i] * vector[i]
     gamma = (n + 2) * unit / (1 - (n + 2) * unit)  # one more for the multiplication by the reciprocal pivot
     formation = 6 * unit * (shift + trace + value * norm)
-    return (shift + gamma * rows.max() * (1 + 2 * n * unit) + formation) * (1 + 1e-12)
+    return (shift + gamma * diagonal * (1 + 1e-6) + formation) * (1 + 1e-12)
 
 
 @numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
+def _top_two(
+    bits: np.ndarray,
+    noise: np.ndarray,
+    tol: float,
+    confirm: int,
+    gram: np.ndarray,
+    basis: np.ndarray,
+    small: np.ndarray,
+    vectors: np.ndarray,
+    out: np.ndarray,
+) -> Any:
+    """Write sigma_1, sigma_2 and the lower bound of sigma_2 of a row set to `out`, the Ritz vectors to `vectors`.
+
+    Returns
+    -------
+    bool
+        Whether the iteration settled.
+    """
+    n = bits.shape[0]
+    unit = 2.0**-53
+    gram_of_bits(bits, gram)
+    trace, norm = 0.0, 0.0
+    for i in range(n):
+        trace += gram[i, i]
+        basis[0, i] = math.sqrt(gram[i, i]) * (0.65 + 0.7 * noise[i])
+        norm += basis[0, i] * basis[0, i]
+    for i in range(n):
+        basis[0, i] /= math.sqrt(norm)
+    alpha, beta, theta = small[0], small[1], small[2, :2]
+    k, estimate = lanczos_dense(gram, n, 2, tol, confirm, basis, alpha, beta, theta)
+    if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
+        return False
+    images = np.empty((2, n))
+    for j in range(2):
+        symmetric_times(gram, n, vectors[j], images[j])
+    h00 = h01 = h11 = m00 = m01 = m11 = 0.0
+    for i in range(n):
+        a, b = vectors[0, i], vectors[1, i]
+        h00 += a * images[0, i]
+        h01 += a * images[1, i]
+        h11 += b * images[1, i]
+        m00 += a * a
+        m01 += a * b
+        m11 += b * b
+    middle, half = 0.5 * (h00 + h11), math.sqrt(0.25 * (h00 - h11) * (h00 - h11) + h01 * h01)
+    first = middle + half
+    second = max((h00 * h11 - h01 * h01) / first, 0.0)
+    rounding = 2 * (n + 8) * unit
+    defect = abs(m00 - 1) + 2 * abs(m01) + abs(m11 - 1) + 8 * rounding
+    error = (2 * rounding + 64 * unit) * trace * (1 + defect)
+    out[0] = math.sqrt(first)
+    out[1] = math.sqrt(second)
+    out[2] = math.sqrt(max((second - error) / (1 + defect), 0.0) * (1 - 1e-12))
+    return defect < 0.1 and estimate < tol
+
+
+@numba.njit(cache=True)
 def top_two_of_groups(
-    bits: np.ndarray, starts: np.ndarray, stops: np.ndarray, noise: np.ndarray, tol: float, out: np.ndarray
+    bits: np.ndarray, starts: np.ndarray, stops: np.ndarray, noise: np.ndarray, tol: float, prove: bool, out: np.ndarray
 ) -> None:
     """Write sigma_1, sigma_2 and the bounds of sigma_2 of each row set; NaN bounds where the proof failed.
 
-    Sets have 2 to `GROUP_SIDE` rows, none of them empty.
+    Sets have 2 to `GROUP_SIDE` rows, none of them empty. Without `prove` the upper bound is NaN everywhere.
     """
     side = 0
     for g in range(starts.size):
         side = max(side, stops[g] - starts[g])
-    gram = np.empty((side, side), np.float32)
-    work, basis = np.empty((side, side)), np.empty((side, side))
-    alpha, beta, theta = np.empty(side), np.empty(side), np.zeros(2)
-    vectors, images = np.empty((2, side)), np.empty((2, side))
-    unit = 2.0**-53
+    gram, basis = np.empty((side, side), np.float32), np.empty((side, side))
+    work, small, vectors = np.empty((side, side)), np.empty((3, max(side, 2))), np.empty((2, side))
     for g in range(starts.size):
         n = stops[g] - starts[g]
-        gram_of_bits(bits[starts[g] : stops[g]], gram)
-        trace, norm = 0.0, 0.0
-        for i in range(n):
-            trace += gram[i, i]
-            basis[0, i] = math.sqrt(gram[i, i]) * (0.65 + 0.7 * noise[i])
-            norm += basis[0, i] * basis[0, i]
-        for i in range(n):
-            basis[0, i] /= math.sqrt(norm)
-        out[g, :] = np.nan
-        k, _ = lanczos_dense(gram, n, 2, 0.25 * tol, 1, basis[:n, :n], alpha, beta, theta)
-        if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
-            continue
-        h00 = h01 = h11 = m00 = m01 = m11 = 0.0
-        for j in range(2):
-            symmetric_times(gram, n, vectors[j], images[j])
-        for i in range(n):
-            a, b = vectors[0, i], vectors[1, i]
-            h00 += a * images[0, i]
-            h01 += a * images[1, i]
-            h11 += b * images[1, i]
-            m00 += a * a
-            m01 += a * b
-            m11 += b * b
-        middle, half = 0.5 * (h00 + h11), math.sqrt(0.25 * (h00 - h11) * (h00 - h11) + h01 * h01)
-        first = middle + half
-        second = max((h00 * h11 - h01 * h01) / first, 0.0)
-        rounding = 2 * (n + 8) * unit
-        defect = abs(m00 - 1) + 2 * abs(m01) + abs(m11 - 1) + 8 * rounding
-        error = (2 * rounding + 64 * unit) * trace * (1 + defect)
-        upper = _proven_above(
-            gram, n, vectors[0, :n], first, second * (1 + 1.5 * tol) + 64 * (n + 8) * unit * trace, trace, work
-        )
-        out[g, 0] = math.sqrt(first)
-        out[g, 1] = math.sqrt(second)
-        if upper < np.inf and defect < 0.1:
-            out[g, 2] = math.sqrt(max((second - error) / (1 + defect), 0.0) * (1 - 1e-12))
-            out[g, 3] = math.sqrt(upper)
+        rows = bits[starts[g] : stops[g]]
+        out[g, 3] = np.nan
+        if not _top_two(rows, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out[g]):
+            out[g, 2] = np.nan
+        elif prove:
+            trace = 0.0
+            for i in range(n):
+                trace += gram[i, i]
+            shift = out[g, 1] * out[g, 1] * (1 + 1.8 * tol) + 64 * (n + 8) * 2.0**-53 * trace
+            upper = _proven_above(gram, n, vectors[0, :n], out[g, 0] * out[g, 0], shift, trace, work)
+            if upper < np.inf:
+                out[g, 3] = math.sqrt(upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Memory that groups share: fresh pages for each would cost as much as the work on them."""
+
+    gram: np.ndarray
+    basis: np.ndarray
+    factor: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of(cls, side: int) -> Workspace:
+        """Make room for sets of up to `side` rows."""
+        gram, basis = np.empty((side, side), dtype=np.float32), np.empty((min(side, MAX_STEPS), side))
+        return cls(gram, basis, np.empty(side * side), group_noise(side))
+
+
+def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *, prove: bool) -> np.ndarray:
+    """Do the same for one set of any size, with LAPACK's factorisation.
+
+    Parameters
+    ----------
+    bits : ndarray of uint64, shape (rows, words)
+    tol : float
+    workspace : Workspace
+        For as many rows or more.
+    prove : bool
+
+    Returns
+    -------
+    ndarray of float64, shape (4,)
+        sigma_1, sigma_2 and the bounds of sigma_2; NaN bounds where the proof failed.
+    """
+    n = len(bits)
+    small, vectors, out = np.empty((3, n)), np.empty((2, n)), np.full(4, np.nan)
+    gram, basis, noise = workspace.gram, workspace.basis, workspace.noise
+    if not _top_two(bits, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out):
+        out[2] = np.nan
+    elif prove:
+        trace = float(np.bitwise_count(bits).sum())
+        shift = out[1] ** 2 * (1 + 1.8 * tol) + 64 * (n + 8) * UNIT * trace
+        upper = upper_bound(gram, n, vectors[:1], out[:1] ** 2, shift, trace=trace, scratch=workspace.factor)
+        if math.isfinite(upper):
+            out[3] = math.sqrt(upper)
+    return out
+
+
+def group_noise(n: int) -> np.ndarray:
+    """Draw fixed pseudo-random numbers in [0, 1) for the start vectors.
+
+    Parameters
+    ----------
+    n : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+    """
+    noise: np.ndarray = np.random.default_rng(20240305).random(n)
+    return noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,8 +18,10 @@ __all__ = ["solve_operator"]
 log = logging.getLogger(__name__)
 
 FULL_SIDE = 256  # up to here a full proof costs less than the iteration itself
-GRAM_SIDE = 16_384  # 1 GiB in float32; beyond it nothing is factorised
+PROOF_SIDE = 12_288  # 0.6 GB in float32, twice; beyond it nothing is factorised
 DENSE_SIDE = 4_096  # up to here a full decomposition is the last resort
+SINGLE_ROOM = 5e-3  # relative distance from the second eigenvalue that a proof in float32 is tried at
+ROUGH_STEPS = 14
 FLOOR = 4e-14  # of the largest eigenvalue: where rounding ends what float64 can tell from zero
 
 
@@ -29,7 +31,6 @@ class Found:
 
     values: np.ndarray
     vectors: np.ndarray
-    residuals: np.ndarray
     lower: np.ndarray
     error: float
 
@@ -56,13 +57,13 @@ def solve_operator(operator: Operator, count: int, *, tol: float, certify: str, 
     count = min(count, operator.n)
     wants_sign = certify == "gap" and bound is not None and count >= 2 and math.isfinite(bound)
     full = certify == "full" or (wants_sign and operator.n <= FULL_SIDE)
-    provable = operator.n <= GRAM_SIDE
+    provable = operator.n <= PROOF_SIDE
     found = _first_look(operator, count, tol / 4 if full else tol, confirm=1 if full else 2)
     if count > 2:  # a multiple value shows only one copy to one start vector
         found = _look_again(operator, found, count, tol)
     status = "ok" if found.error < tol else "not_converged"
     if full and provable:
-        return _prove_all(operator, found, count, tol, status)
+        return _prove_all(operator, found, count, tol)
     if wants_sign and bound is not None:
         if math.sqrt(found.lower[1]) > bound:
             return _bracket(operator, found, None, status, "sign")
@@ -78,51 +79,55 @@ def _first_look(operator: Operator, count: int, tol: float, *, confirm: int) -> 
     start = start_vector(operator.diagonal)
     if operator.perron is not None and count > 1:
         locked = operator.perron[None, :]
-        basis, alpha, beta, error = lanczos(
-            operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked
+        rest = _ritz(
+            operator, *lanczos(operator.apply, start, count=count - 1, tol=tol, confirm=confirm, locked=locked)
         )
-        rest = _ritz(operator, basis, alpha, beta, count - 1, error)
-        return _project(operator, np.concatenate([locked, rest.vectors]), count, error)
+        return _project(operator, np.concatenate([locked, rest.vectors]), count, rest.error)
+    if operator.rough is not None:
+        basis, alpha, beta, theta, error = lanczos(
+            operator.rough, start, count=count, tol=tol, confirm=confirm, max_steps=ROUGH_STEPS
+        )
+        # A float32 product is off by some 2e-7 lambda_1, which enters squared over the gap to the next value.
+        if error < tol and (2e-7 * theta[0]) ** 2 <= 1e-3 * tol * theta[-1] ** 2:
+            return _ritz(operator, basis, alpha, beta, theta, error)
+        if operator.n <= PROOF_SIDE:  # not the few steps that were hoped for: each is cheaper on the Gram
+            operator = replace(operator, gram=operator.form_gram()[0])
     if operator.gram is None:
-        basis, alpha, beta, error = lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm)
-        return _ritz(operator, basis, alpha, beta, count, error)
+        return _ritz(operator, *lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm))
     steps = min(n, MAX_STEPS)
     basis, alpha, beta, theta = np.empty((steps, n)), np.zeros(steps), np.zeros(steps), np.zeros(count)
     basis[0] = start / np.linalg.norm(start)
     k, error = lanczos_dense(operator.gram, n, count, tol, confirm, basis, alpha, beta, theta)
-    return _ritz(operator, basis[:k], alpha[:k], beta[:k], count, error)
+    return _ritz(operator, basis[:k], alpha[:k], beta[:k], theta, error)
 
 
 def _ritz(
-    operator: Operator, basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, count: int, error: float
+    operator: Operator, basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, theta: np.ndarray, error: float
 ) -> Found:
     """Ritz vectors of a Lanczos factorisation, and their Rayleigh-Ritz values computed afresh."""
     k, n = basis.shape
-    if k > 1:
-        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
-        theta = np.linalg.eigvalsh(tridiagonal)[::-1][:count].copy()
-    else:
-        theta = alpha[:1].copy()
     vectors = np.empty((theta.size, n))
     if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
+        tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
         _, small = np.linalg.eigh(tridiagonal)
-        vectors = small[:, ::-1][:, :count].T @ basis
-    return _project(operator, vectors, count, error)
+        vectors = small[:, ::-1][:, : theta.size].T @ basis
+    return _project(operator, vectors, theta.size, error)
 
 
 def _project(operator: Operator, vectors: np.ndarray, count: int, error: float) -> Found:
     """Rayleigh-Ritz in the span of `vectors`, which are orthonormal up to rounding."""
-    images = np.empty_like(vectors)
-    for vector, image in zip(vectors, images, strict=True):
-        operator.apply(vector, image)
-    projected = vectors @ images.T
+    if operator.quadratic is not None:
+        projected = operator.quadratic(vectors)
+    else:
+        images = np.empty_like(vectors)
+        for vector, image in zip(vectors, images, strict=True):
+            operator.apply(vector, image)
+        projected = vectors @ images.T
     values, turn = np.linalg.eigh((projected + projected.T) / 2)
     turn = turn[:, ::-1][:, :count].T
     values = np.maximum(values[::-1][:count], 0.0)
-    vectors, images = turn @ vectors, turn @ images
-    lower = ritz_lower_bounds(vectors @ images.T, vectors @ vectors.T, operator.rounding, operator.trace)
-    residuals = np.linalg.norm(images - values[:, None] * vectors, axis=1)
-    return Found(values, vectors, residuals, lower, error)
+    lower = ritz_lower_bounds(projected, vectors @ vectors.T, operator.rounding, operator.trace)[:count]
+    return Found(values, turn @ vectors, lower, error)
 
 
 def _look_again(operator: Operator, found: Found, count: int, tol: float, *, seed: int = 0) -> Found:
@@ -132,17 +137,16 @@ def _look_again(operator: Operator, found: Found, count: int, tol: float, *, see
             return found
         random = np.random.default_rng([seed, attempt]).standard_normal(operator.n)
         locked = np.linalg.qr(found.vectors.T)[0].T
-        basis, alpha, beta, error = lanczos(operator.apply, random, count=1, tol=tol, locked=locked)
-        more = _ritz(operator, basis, alpha, beta, 1, error)
+        more = _ritz(operator, *lanczos(operator.apply, random, count=1, tol=tol, locked=locked))
         last = found.values[-1]
         if more.values[0] <= last * (1 + tol) + FLOOR * found.values[0] and len(found.values) >= count:
             return found
         joined = np.linalg.qr(np.concatenate([found.vectors, more.vectors]).T)[0].T
-        found = _project(operator, joined, count, max(found.error, error))
+        found = _project(operator, joined, count, max(found.error, more.error))
     return found
 
 
-def _prove_all(operator: Operator, found: Found, count: int, tol: float, status: str) -> Bracket:
+def _prove_all(operator: Operator, found: Found, count: int, tol: float) -> Bracket:
     """Upper bounds of all values by one factorisation each from the second on."""
     gram, gram_error = operator.form_gram()
     floor = 64 * (operator.n + 8) * UNIT * operator.trace + 4 * gram_error
@@ -161,7 +165,7 @@ def _prove_all(operator: Operator, found: Found, count: int, tol: float, status:
             if math.isinf(upper[j]):
                 break
         else:
-            return _bracket(operator, found, upper, status, "full")
+            return _bracket(operator, found, upper, "ok", "full")  # proven to `tol`, whatever the iteration said
         log.debug("certificate refused at attempt %d: an eigenvalue was missed or has not settled", attempt)
         found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
     if operator.n <= DENSE_SIDE:
@@ -175,16 +179,17 @@ def _prove_sign(operator: Operator, found: Found, count: int, tol: float, bound:
         return _bracket(operator, found, None, status, "undecided")
     gram, gram_error = operator.form_gram()
     for attempt in range(3):
-        room = bound * bound - found.values[1]
+        # As far below the bound as the proof can afford: the bound proven is worth reading itself.
+        room = min(0.5 * (bound * bound - found.values[1]), 0.05 * found.values[1] + 1e-6 * operator.trace)
         for single in (True, False):
-            if room < (1e-2 * found.values[1] if single else 0.0):
+            if room < (SINGLE_ROOM * found.values[1] if single else 0.0):
                 continue
             upper = upper_bound(
                 gram,
                 operator.n,
                 found.vectors[:1],
                 found.values[:1],
-                found.values[1] + room / 2,
+                found.values[1] + room,
                 trace=operator.trace,
                 single=single,
                 gram_error=gram_error,
@@ -193,8 +198,6 @@ def _prove_sign(operator: Operator, found: Found, count: int, tol: float, bound:
                 proven = np.full(count, math.inf)
                 proven[1] = upper
                 return _bracket(operator, found, proven, status, "sign")
-            if math.isinf(upper):
-                break  # not a matter of rounding: room / 2 is a hundred times what float32 blurs
         found = _look_again(operator, found, count, tol / 10, seed=attempt + 1)
         if math.sqrt(found.lower[1]) > bound:
             return _bracket(operator, found, None, status, "sign")
@@ -220,8 +223,9 @@ def _bracket(operator: Operator, found: Found, upper: np.ndarray | None, status:
         proven = np.isfinite(upper)
         hi[proven] = np.sqrt(upper[proven])
     if len(hi) > 1 and upper is not None:
-        hi[0] = math.sqrt(
-            perron_upper_bound(found.values[0], found.residuals[0], upper[1], operator.rounding, operator.trace)
-        )
+        image = np.empty(operator.n)
+        operator.apply(found.vectors[0], image)
+        residual = float(np.linalg.norm(image - found.values[0] * found.vectors[0]))
+        hi[0] = math.sqrt(perron_upper_bound(found.values[0], residual, upper[1], operator.rounding, operator.trace))
     hi = np.maximum(hi, sigma)
     return Bracket(sigma, lo, hi, operator.method, status, certificate)

@@ -20,75 +20,112 @@ The coefficients c are one, or inverse degrees where the normalised biadjacency 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
-
-from sift_graph.bits import popcount
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 __all__ = ["gram_of_bits", "sparse_step", "symmetric_times"]
 
-TILE = 64  # rows of one tile: with the four rows they meet they fit the second cache up to 100 000 columns
+ROWS, LANES = 4, 16  # of one tile: eight vectors of counts, four words spread out, two loaded: half the registers
+WORD = ir.IntType(64)
+EIGHT_WORDS, EIGHT_FLOATS = ir.VectorType(WORD, 8), ir.VectorType(ir.FloatType(), 8)
 SPEED = {"reassoc", "contract", "nsz"}  # sums in any order: each bound of this package allows that
 
 
-@numba.njit(cache=True, fastmath=SPEED)
-def gram_of_bits(bits: np.ndarray, gram: np.ndarray) -> None:
-    """Write the exact Gram matrix of packed rows to ``gram[:n, :n]``, four rows against four at a time.
+def _emit_count_tile(typing: Any, rows: Any, stride: Any, columns: Any, words: Any, out: Any) -> Any:
+    """Count the common bits of `ROWS` rows with `LANES` others, whose words lie side by side.
 
-    Sixteen counts stay in registers while eight rows stream by: each loaded word takes part in four counts.
+    A word of each row is spread over a vector and meets the same word of eight others, so no vector is ever summed
+    across; all counts stay in registers until the last word.
+
+    Returns
+    -------
+    tuple
+        Signature and code generator, as numba's ``intrinsic`` wants them.
     """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, stride, columns, words, out = arguments
+        insert: Any = cgutils.get_or_insert_function
+        count = insert(builder.module, ir.FunctionType(EIGHT_WORDS, [EIGHT_WORDS]), "llvm.ctpop.v8i64")
+        zero, undefined = ir.Constant(EIGHT_WORDS, [ir.Constant(WORD, 0)] * 8), ir.Constant(EIGHT_WORDS, ir.Undefined)
+        lane = ir.Constant(ir.VectorType(ir.IntType(32), 8), [ir.Constant(ir.IntType(32), 0)] * 8)
+        before = builder.block
+        loop, after = builder.append_basic_block("words"), builder.append_basic_block("counted")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k = builder.phi(WORD)
+        sums = [builder.phi(EIGHT_WORDS) for _ in range(ROWS * LANES // 8)]
+        base = builder.add(columns, builder.mul(k, WORD(8 * LANES)))
+        pointers = [
+            builder.inttoptr(builder.add(base, WORD(64 * j)), EIGHT_WORDS.as_pointer()) for j in range(LANES // 8)
+        ]
+        others = [builder.load(at, align=8) for at in pointers]
+        counted = []
+        for r in range(ROWS):
+            place = builder.add(builder.add(rows, builder.mul(stride, WORD(r))), builder.mul(k, WORD(8)))
+            word = builder.load(builder.inttoptr(place, WORD.as_pointer()))
+            spread = builder.shuffle_vector(builder.insert_element(undefined, word, ir.IntType(32)(0)), undefined, lane)
+            counted += [builder.call(count, [builder.and_(spread, other)]) for other in others]
+        totals = [builder.add(old, more) for old, more in zip(sums, counted, strict=True)]
+        following = builder.add(k, WORD(1))
+        for phi, start, last in zip([k, *sums], [WORD(0)] + [zero] * len(sums), [following, *totals], strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(last, loop)
+        builder.cbranch(builder.icmp_unsigned("<", following, words), loop, after)
+        builder.position_at_end(after)
+        for i, total in enumerate(totals):
+            at = builder.inttoptr(builder.add(out, WORD(32 * i)), EIGHT_FLOATS.as_pointer())
+            builder.store(builder.uitofp(total, EIGHT_FLOATS), at, align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 5), emit
+
+
+_count_tile: Any = intrinsic(_emit_count_tile)
+
+
+@numba.njit(cache=True)
+def gram_of_bits(bits: np.ndarray, gram: np.ndarray) -> None:
+    """Write the exact Gram matrix of packed rows to ``gram[:n, :n]``, `ROWS` rows against `LANES` at a time."""
     n, words = bits.shape
-    for tile in range(0, n, TILE):
-        end = min(tile + TILE, n)
-        for i in range(0, end, 4):
-            a0, a1, a2, a3 = bits[i], bits[min(i + 1, n - 1)], bits[min(i + 2, n - 1)], bits[min(i + 3, n - 1)]
-            for j in range(max(tile, i), end, 4):
-                b0, b1, b2, b3 = bits[j], bits[min(j + 1, n - 1)], bits[min(j + 2, n - 1)], bits[min(j + 3, n - 1)]
-                s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.uint64(0)
-                s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = np.uint64(0)
-                for k in range(words):
-                    p, q, r, s = b0[k], b1[k], b2[k], b3[k]
-                    x = a0[k]
-                    s00 += popcount(x & p)
-                    s01 += popcount(x & q)
-                    s02 += popcount(x & r)
-                    s03 += popcount(x & s)
-                    x = a1[k]
-                    s10 += popcount(x & p)
-                    s11 += popcount(x & q)
-                    s12 += popcount(x & r)
-                    s13 += popcount(x & s)
-                    x = a2[k]
-                    s20 += popcount(x & p)
-                    s21 += popcount(x & q)
-                    s22 += popcount(x & r)
-                    s23 += popcount(x & s)
-                    x = a3[k]
-                    s30 += popcount(x & p)
-                    s31 += popcount(x & q)
-                    s32 += popcount(x & r)
-                    s33 += popcount(x & s)
-                _put(gram, n, i, j, s00, s01, s02, s03)
-                _put(gram, n, i + 1, j, s10, s11, s12, s13)
-                _put(gram, n, i + 2, j, s20, s21, s22, s23)
-                _put(gram, n, i + 3, j, s30, s31, s32, s33)
-
-
-@numba.njit(cache=True, inline="always")
-def _put(gram, n, i, j, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
-    """Four counts of row i, and their mirror images."""
-    if i < n:
-        gram[i, j] = s0
-        gram[j, i] = s0
-        if j + 1 < n:
-            gram[i, j + 1] = s1
-            gram[j + 1, i] = s1
-        if j + 2 < n:
-            gram[i, j + 2] = s2
-            gram[j + 2, i] = s2
-        if j + 3 < n:
-            gram[i, j + 3] = s3
-            gram[j + 3, i] = s3
+    while words > 1:  # the padding, as far as it is all zeros
+        some = np.uint64(0)
+        for i in range(n):
+            some |= bits[i, words - 1]
+        if some:
+            break
+        words -= 1
+    side = np.empty((words, LANES), np.uint64)
+    few = np.zeros((ROWS, words), np.uint64)  # stands in for the rows where there are fewer than a tile
+    for i in range(min(n, ROWS)):
+        few[i] = bits[i, :words]
+    counts = np.empty((ROWS, LANES), np.float32)
+    rows, stride = (bits.ctypes.data, 8 * bits.shape[1]) if n >= ROWS else (few.ctypes.data, 8 * words)
+    for j0 in range(0, n, LANES):
+        width = min(LANES, n - j0)
+        for j in range(LANES):
+            for k in range(words):
+                side[k, j] = bits[j0 + j, k] if j < width else np.uint64(0)
+        for tile in range(0, j0 + width, ROWS):
+            i = max(0, min(tile, n - ROWS))  # the last tile may overlap the one before
+            _count_tile(
+                numba.uintp(rows + i * stride),
+                numba.uintp(stride),
+                numba.uintp(side.ctypes.data),
+                numba.uintp(words),
+                numba.uintp(counts.ctypes.data),
+            )
+            for r in range(min(ROWS, n)):
+                for j in range(width):
+                    gram[i + r, j0 + j] = counts[r, j]
+            for j in range(width):
+                for r in range(min(ROWS, n)):
+                    gram[j0 + j, i + r] = counts[r, j]
 
 
 @numba.njit(cache=True, fastmath=SPEED)
@@ -100,16 +137,16 @@ def symmetric_times(gram: np.ndarray, n: int, x: np.ndarray, y: np.ndarray) -> N
         s0 = s1 = s2 = s3 = 0.0
         for j in range(n):
             v = x[j]
-            s0 += np.float64(a[j]) * v
-            s1 += np.float64(b[j]) * v
-            s2 += np.float64(c[j]) * v
-            s3 += np.float64(d[j]) * v
+            s0 += a[j] * v
+            s1 += b[j] * v
+            s2 += c[j] * v
+            s3 += d[j] * v
         y[i], y[i + 1], y[i + 2], y[i + 3] = s0, s1, s2, s3
     for i in range(done, n):
         a = gram[i]
         s0 = 0.0
         for j in range(n):
-            s0 += np.float64(a[j]) * x[j]
+            s0 += a[j] * x[j]
         y[i] = s0
 
 

@@ -9,8 +9,8 @@ the smaller of the two, and never restarts for speed: 20 to 60 steps suffice whe
 What a residual cannot show is that no larger eigenvalue was missed: a vector may be nearly orthogonal to an
 eigenvector, and of a multiple eigenvalue only one copy is seen. Hence :mod:`sift_graph.spectrum.certificate`, and three
 measures here: on breakdown (:math:`\beta_k \approx 0`, an invariant subspace) the iteration goes on with a random
-vector orthogonal to it, which finds further copies; `confirm` asks for several checks in a row; and
-:func:`ritz_vectors` reports Ritz vectors that are not independent.
+vector orthogonal to it, which finds further copies; `confirm` asks for several checks in a row, unless the first is
+clear; and :func:`ritz_vectors` reports Ritz vectors that are not independent.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sift_graph.spectrum.kernels import SPEED, symmetric_times
 __all__ = ["assess", "lanczos", "lanczos_dense", "ritz_vectors", "start_vector"]
 
 MAX_STEPS = 400
+CLEAR = 1e-3  # of the tolerance: an estimate that needs no second look
 BREAKDOWN = 1e-13  # of the largest entry of T: rounding noise, not a direction
 
 
@@ -178,8 +179,10 @@ def extend(basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, k: int, n: in
 
 
 @numba.njit(cache=True, error_model="numpy")
-def assess(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, theta: np.ndarray) -> Any:
+def assess(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, tol: float, theta: np.ndarray) -> Any:
     """Write the `count` largest Ritz values of T_k to `theta`, which holds those of the last call or zeros.
+
+    They are computed to a thousandth of `tol`: Rayleigh-Ritz on their vectors, whose error enters squared, follows.
 
     Returns
     -------
@@ -191,10 +194,11 @@ def assess(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, theta: np.nd
         off = (beta[i - 1] if i else 0.0) + (beta[i] if i < k - 1 else 0.0)
         top = max(top, alpha[i] + off)
     high = top * (1 + 1e-12)
+    width = max(1e-3 * tol * theta[count - 1], 4e-15 * top)
     for j in range(count):
-        low = 0.99999999 * theta[j] if theta[j] <= high else 0.0
-        theta[j] = top_value(alpha, beta, k, j + 1, low, high, 4e-15 * top)
-        high = theta[j] + 1e-14 * top
+        low = theta[j] - 2 * width if theta[j] <= high else 0.0
+        theta[j] = top_value(alpha, beta, k, j + 1, low, high, width)
+        high = min(theta[j] + width, high)
     last = theta[count - 1]
     if beta[k - 1] == 0.0:
         return 0.0
@@ -209,9 +213,12 @@ def assess(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, theta: np.nd
 
 
 @numba.njit(cache=True)
-def _due(k: int) -> bool:
-    """Whether T_k is looked at: every second step at first, then every fourth."""
-    return k >= 4 and (k % 4 == 0 or (k < 12 and k % 2 == 0))
+def _next_look(k: int, error: float, last_k: int, last_error: float, tol: float) -> int:
+    """Step at which T_k is worth looking at again, by the rate at which the estimate fell between two looks."""
+    if error < tol or not error < last_error or last_error == np.inf:
+        return k + 2
+    steps = (k - last_k) * math.log(error / tol) / math.log(last_error / error)
+    return k + max(1, min(8, int(0.75 * steps)))
 
 
 @numba.njit(cache=True)
@@ -236,22 +243,21 @@ def lanczos_dense(
     w = np.empty(n)
     theta[:] = 0.0
     limit = min(n, basis.shape[0])
-    good = breakdowns = 0
-    error = np.inf
-    k = 0
+    good = breakdowns = k = last_k = 0
+    look, error, last_error = max(4, count), np.inf, np.inf
     while k < limit:
         symmetric_times(gram, n, basis[k], w)
         breakdowns += extend(basis, alpha, beta, k, n, w)
         k += 1
         if k == n:
             beta[k - 1] = 0.0
-        if k == limit or breakdowns > count or _due(k):
-            error = assess(alpha, beta, k, count, theta) if k >= count else np.inf
-            good = good + 1 if error < tol else 0
-            if good >= confirm and (beta[k - 1] > 0.0 or k == n or breakdowns > count):
+        if k >= count and (k in (limit, look) or breakdowns > count):
+            error = assess(alpha, beta, k, count, tol, theta)
+            good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
+            if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == n)):
                 break
-            if breakdowns > count:
-                break
+            look = _next_look(k, error, last_k, last_error, tol)
+            last_k, last_error = k, error
     return k, error
 
 
@@ -264,7 +270,7 @@ def lanczos(
     confirm: int = 2,
     locked: np.ndarray | None = None,
     max_steps: int = MAX_STEPS,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
     """Iterate with any operator.
 
     Parameters
@@ -288,6 +294,8 @@ def lanczos(
         Orthonormal rows.
     alpha, beta : ndarray of float64, shape (k,)
         The tridiagonal matrix; the last entry of `beta` leads out of the subspace.
+    theta : ndarray of float64, shape (min(count, k),)
+        Its largest eigenvalues.
     error : float
         Estimated relative error of the last value.
     """
@@ -299,8 +307,8 @@ def lanczos(
     basis[0] = _away_from(locked, start)
     basis[0] /= np.linalg.norm(basis[0])
     w = np.empty(n)
-    good = breakdowns = k = 0
-    error = math.inf
+    good = breakdowns = k = last_k = 0
+    look, error, last_error = max(4, count), math.inf, math.inf
     while k < limit:
         if k + 1 == len(basis) and k + 1 < limit:
             basis = np.concatenate([basis, np.empty((min(limit - k - 1, len(basis)), n))])
@@ -312,12 +320,18 @@ def lanczos(
         k += 1
         if k == free:
             beta[k - 1] = 0.0
-        if k == limit or breakdowns > count or _due(k):
-            error = assess(alpha, beta, k, count, theta) if k >= count else math.inf
-            good = good + 1 if error < tol else 0
-            if (good >= confirm and (beta[k - 1] > 0.0 or k == free)) or breakdowns > count:
+        if k >= count and (k in {limit, look} or breakdowns > count):
+            error = assess(alpha, beta, k, count, tol, theta)
+            good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
+            if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == free)):
                 break
-    return basis[:k], alpha[:k], beta[:k], error
+            look = _next_look(k, error, last_k, last_error, tol)
+            last_k, last_error = k, error
+    if k < count:  # fewer dimensions than values asked for
+        theta = theta[:k]
+        assess(alpha, beta, k, k, tol, theta)
+        error = 0.0
+    return basis[:k], alpha[:k], beta[:k], theta, error
 
 
 def _away_from(locked: np.ndarray | None, w: np.ndarray) -> np.ndarray:

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sift_graph.bits import times, times_transposed
+from sift_graph.bits import gram_times_single, times, times_transposed
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
 
-__all__ = ["Operator", "dense_gram", "gram_operator", "matrix_operator", "packed_operator", "sparse_operator"]
+__all__ = [
+    "Operator",
+    "dense_gram",
+    "gram_operator",
+    "integer_gram",
+    "matrix_operator",
+    "packed_operator",
+    "sparse_operator",
+]
 
 CHUNK = 1 << 21  # entries unpacked at a time where a weighted Gram is formed
 
@@ -38,6 +46,10 @@ class Operator:
         G, where it is at hand.
     perron : ndarray of float64, shape (n,), or None
         The unit eigenvector of the largest eigenvalue, where it is known.
+    rough : callable, optional
+        The same as `apply` in float32, at half the price.
+    quadratic : callable, optional
+        ``quadratic(Z)`` returns Z G Z^T for the cost of half an `apply` a row.
     """
 
     n: int
@@ -49,9 +61,12 @@ class Operator:
     method: str
     gram: np.ndarray | None = None
     perron: np.ndarray | None = None
+    rough: Callable[[np.ndarray, np.ndarray], None] | None = None
+    quadratic: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def _integer_gram(bits: np.ndarray) -> np.ndarray:
+def integer_gram(bits: np.ndarray) -> np.ndarray:
+    """Count the common neighbours of any two packed rows; exact, as float32."""
     gram = np.empty((len(bits), len(bits)), dtype=np.float32)
     kernels.gram_of_bits(bits, gram)
     return gram
@@ -59,7 +74,7 @@ def _integer_gram(bits: np.ndarray) -> np.ndarray:
 
 def gram_operator(bits: np.ndarray) -> Operator:
     """Apply the exact integer Gram of packed rows."""
-    gram, n = _integer_gram(bits), len(bits)
+    gram, n = integer_gram(bits), len(bits)
     diagonal = gram.diagonal().astype(np.float64)
     return Operator(
         n,
@@ -95,8 +110,8 @@ def matrix_operator(matrix: np.ndarray) -> Operator:
     )
 
 
-def packed_operator(bits: np.ndarray, columns: int) -> Operator:
-    """Products straight from packed rows."""
+def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> Operator:
+    """Products straight from packed rows; with `rough`, also in float32."""
     n, padded = len(bits), 64 * bits.shape[1]
     across = np.empty(padded)
 
@@ -104,10 +119,29 @@ def packed_operator(bits: np.ndarray, columns: int) -> Operator:
         times_transposed(bits, x, across)
         times(bits, across, y)
 
+    def quadratic(vectors: np.ndarray) -> np.ndarray:
+        halves = np.empty((len(vectors), padded))
+        for vector, half in zip(vectors, halves, strict=True):
+            times_transposed(bits, vector, half)
+        return halves @ halves.T
+
+    def single(x: np.ndarray, y: np.ndarray) -> None:
+        gram_times_single(bits, x, y)
+
     diagonal = np.bitwise_count(bits).sum(axis=1, dtype=np.int64).astype(np.float64)
     rounding = (2 * n + columns + 16) * UNIT
     trace = float(diagonal.sum())
-    return Operator(n, apply, diagonal, trace, rounding, lambda: (_integer_gram(bits), 0.0), "matrix_free")
+    return Operator(
+        n,
+        apply,
+        diagonal,
+        trace,
+        rounding,
+        lambda: (integer_gram(bits), 0.0),
+        "matrix_free",
+        rough=single if rough else None,
+        quadratic=quadratic,
+    )
 
 
 def sparse_operator(

@@ -83,22 +83,15 @@ def leading(
     if fits_dense(min(rows, columns), max(rows, columns)):
         values, lo, hi = (part.reshape(-1) for part in dense_values(block_stack(graph, kind, weights)))
         return _merge([Bracket(values, lo, hi, "dense", "ok", "full")], k)
-    from sift_graph.spectrum.blocks import solve_bits  # here, so that small layers load no compiled code
+    from sift_graph.spectrum.blocks import components, solve_parts  # here: small layers load no compiled code
 
-    found: list[Bracket] = []
+    normalised = kind in NORMALISED
+    parts = []
     for group in range(graph.groups):
         block = graph.block(group)
-        found += solve_bits(
-            block.bits,
-            columns,
-            None if weights is None else checked_weights(block),
-            max(k, 2),
-            normalised=kind in NORMALISED,
-            certify="full" if graph.groups > 1 and certify == "gap" and bound is not None else certify,
-            bound=bound,
-            tol=tol,
-        )
-    return _merge(found, k)
+        own = None if weights is None else checked_weights(block)
+        parts += components(block.bits, columns, own, normalised=normalised)
+    return _merge(solve_parts(parts, max(k, 2), normalised=normalised, certify=certify, bound=bound, tol=tol), k)
 
 
 def _merge(parts: list[Bracket], k: int) -> Spectrum:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from sift_graph.errors import UsageError
-from sift_graph.ift import FAMILIES, LayerPlan, Plan, plan
-from sift_graph.sparsify import MaskSet, Schedule, layer_counts
+from sift_graph.ift import FAMILIES, LayerCost, LayerPlan, Options, Plan, build, plan
+from sift_graph.sparsify import METHODS, MaskSet, Schedule, lay_out, layer_counts
 from sift_graph.train.check import checked
 from sift_graph.train.config import Config
 from sift_graph.train.data import data_spec
@@ -53,23 +55,41 @@ class Blueprint:
         """Weights kept in a layer."""
         return self.counts.get(layer.cost.name, layer.cost.weights)
 
+    @property
+    def counted_ratio(self) -> float:
+        """Operations over those of the dense model, by the counter of ``ift.counter``."""
+        weights = {layer.cost.name: layer.cost.weights for layer in self.plan.layers}
+        return self.plan.ratio_at({name: edges / weights[name] for name, edges in self.counts.items()})
+
+    @property
+    def cardinality(self) -> int:
+        """Weights among which the masks choose: entries of all layers that carry one."""
+        return sum(cost.weights for cost in self.plan.transformed.values()) if self.plan.is_masked else 0
+
     def layer_table(self) -> list[dict[str, Any]]:
         """Give a mapping for each layer, in network order: the ``layers`` of :func:`describe`."""
+        macs: dict[str, int] = {}
+        for layer in self.plan.layers:
+            macs[layer.origin] = macs.get(layer.origin, 0) + self.edges(layer) * layer.cost.positions
         table = []
         for layer in self.plan.layers:
-            cost, edges = layer.cost, self.edges(layer)
+            cost, dense, edges = layer.cost, layer.dense, self.edges(layer)
+            is_masked = self.plan.is_masked and not layer.is_fixed
             table.append(
                 {
                     "name": cost.name,
                     "type": cost.type,
+                    "origin": layer.origin,
                     "shape": list(cost.shape),
-                    "shape_dense": list(layer.dense.shape) if layer.dense else None,
+                    "shape_dense": list(dense.shape) if dense else None,
                     "groups": cost.groups,
-                    "masked": self.plan.is_masked and not layer.is_fixed,
+                    "masked": is_masked,
                     "density": edges / cost.weights,
                     "edges": edges,
+                    "cardinality": cost.weights if is_masked else 0,
                     "macs": edges * cost.positions,
-                    "macs_dense": layer.dense.macs if layer.dense else 0,
+                    "macs_dense": dense.macs if dense else 0,
+                    "ratio": macs[layer.origin] / dense.macs if dense else None,
                     "n_left": cost.n_left,
                     "n_right": cost.n_right,
                 }
@@ -85,20 +105,37 @@ def build_dense(config: Config, width: int) -> nn.Module:
     return source.make(width, data.shape, data.classes, model.depths, heads=model.heads, dropout=model.dropout)
 
 
-def build_model(config: Config) -> nn.Module:
+def family_options(config: Config) -> Options:
+    """Say how the family transforms the model."""
+    return config.ift if config.masks.compensate else replace(config.ift, compensate="no")
+
+
+def family_plan(config: Config) -> Plan:
+    """Work out what the family makes of the dense model."""
+    return plan(
+        lambda width: build_dense(config, width),
+        data_spec(config.data).shape,
+        family=config.family,
+        sparsity=config.sparsity,
+        width=config.model.width,
+        options=family_options(config),
+    )
+
+
+def build_model(config: Config, what: Plan | None = None) -> nn.Module:
     """Build the family's model; its weights come from PyTorch's global generator.
 
     Parameters
     ----------
     config : Config
+    what : Plan, optional
+        Of this configuration; left out, it is worked out.
 
     Returns
     -------
     nn.Module
     """
-    rounding: Any = config.masks.width_rounding
-    family = FAMILIES[config.family]
-    return family.build(lambda width: build_dense(config, width), config.model.width, config.sparsity, rounding)
+    return build(lambda width: build_dense(config, width), what or family_plan(config))
 
 
 def blueprint(config: Config) -> Blueprint:
@@ -117,26 +154,31 @@ def blueprint(config: Config) -> Blueprint:
     UsageError
         If the family cannot reach its budget, or a layer would keep no weight.
     """
-    rounding: Any = config.masks.width_rounding
-    what = plan(
-        lambda width: build_dense(config, width),
-        data_spec(config.data).shape,
-        family=config.family,
-        sparsity=config.sparsity,
-        width=config.model.width,
-        width_rounding=rounding,
-        compensate=config.masks.compensate,
-    )
+    what = family_plan(config)
     layers = what.transformed
     if not layers:
         raise UsageError("the model has no layer between its first and its last; there is no mask to record")
+    own = {layer.cost.name: layer.density for layer in what.layers if layer.density is not None}
+    shared = {name: cost for name, cost in layers.items() if name not in own}
     counts = layer_counts(
-        {name: cost.shape for name, cost in layers.items()},
+        {name: cost.shape for name, cost in shared.items()},
         1 - what.effective_sparsity,
         distribution=config.masks.distribution,
-        costs={name: cost.positions for name, cost in layers.items()} if config.masks.compensate else None,
+        costs={name: cost.positions for name, cost in shared.items()} if config.masks.compensate else None,
     )
-    return Blueprint(what, counts)
+    counts |= {name: own_count(layers[name], density) for name, density in own.items() if name in layers}
+    return Blueprint(what, {name: counts[name] for name in layers})
+
+
+def own_count(cost: LayerCost, density: float) -> int:
+    """Count the weights that a layer keeps at a density that the family sets."""
+    count = round(density * cost.weights)
+    if not count:
+        raise UsageError(
+            f"layer {cost.name!r}: a density of {density:.3g} keeps none of its {cost.weights} weights; choose another "
+            "sparsity, ift.rounding=ceil, or a wider model"
+        )
+    return count
 
 
 def describe(config: Config) -> dict[str, Any]:
@@ -150,10 +192,13 @@ def describe(config: Config) -> dict[str, Any]:
     -------
     dict
         ``macs_dense`` (the budget), ``macs``, ``ratio``, ``effective_sparsity`` (of the masked layers together),
-        ``parameters`` (zeros and all), ``masked_layers``, ``masked_weights`` (entries of their weights), ``edges``
-        (entries kept in all layers that are recorded), and ``layers``: for each ``name``, ``type``, ``shape``,
-        ``shape_dense`` (in the dense model, or None), ``groups``, ``masked``, ``density``, ``edges``, ``macs``,
-        ``macs_dense``, ``n_left``, ``n_right``.
+        ``counter`` and ``counted_ratio`` (the ratio as that counter has it), ``parameters`` (zeros and all),
+        ``masked_layers``, ``masked_weights`` (entries of their weights, the cardinality of the search space), ``edges``
+        (entries kept in all layers that are recorded), and ``layers``: for each ``name``, ``type``, ``origin`` (the
+        layer of the dense model that it is, or is a part of), ``shape``, ``shape_dense`` (in the dense model; None for
+        all parts of an origin but the first), ``groups``, ``masked``, ``density``, ``edges``, ``cardinality``,
+        ``macs``, ``macs_dense`` (0 for all parts but the first), ``ratio`` (MACs of all parts over the dense layer's;
+        None for all but the first), ``n_left``, ``n_right``.
 
     Raises
     ------
@@ -170,27 +215,56 @@ def describe(config: Config) -> dict[str, Any]:
     found = blueprint(checked(config))
     table = found.layer_table()
     masked = [row for row in table if row["masked"]]
-    sizes = {cost.name: cost.weights for cost in found.plan.transformed.values()}
     return {
         "macs_dense": found.plan.budget,
         "macs": found.macs,
         "ratio": found.ratio,
+        "counter": found.plan.counter,
+        "counted_ratio": found.counted_ratio,
         "effective_sparsity": found.effective_sparsity,
         "parameters": found.plan.parameters,
         "masked_layers": len(masked),
-        "masked_weights": sum(sizes[row["name"]] for row in masked),
+        "masked_weights": found.cardinality,
         "edges": sum(found.counts.values()),
         "layers": table,
     }
 
 
-def make_masks(config: Config, model: nn.Module, found: Blueprint) -> MaskSet | None:
-    """Draw the masks of a family's model and apply them; None for a family without masks."""
+def make_masks(
+    config: Config, model: nn.Module, found: Blueprint, evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+) -> MaskSet | None:
+    """Lay out the masks of a family's model and apply them.
+
+    Parameters
+    ----------
+    config : Config
+    model : nn.Module
+    found : Blueprint
+    evidence : callable
+        Gives the inputs and targets on which masks that depend on the data are laid out.
+
+    Returns
+    -------
+    MaskSet or None
+        None for a family without masks.
+    """
     if not found.plan.is_masked:
         return None
-    parameters = dict(model.named_parameters())
-    names = {f"{layer}.weight": count for layer, count in found.counts.items()}
-    return MaskSet({name: parameters[name] for name in names}, names, seed=config.seed)
+    method, masks = METHODS[config.method], config.masks
+    layout = method.init if masks.init == "own" else masks.init
+    if layout == "random":
+        layout = "constant_fan_in" if masks.distribution == "constant_fan_in" else "exact"
+    positions = {f"{name}.weight": float(cost.positions) for name, cost in found.plan.transformed.items()}
+    return lay_out(
+        model,
+        {f"{layer}.weight": count for layer, count in found.counts.items()},
+        layout=layout,
+        seed=config.seed,
+        scope=method.scope(config.options),
+        costs=positions if masks.compensate else None,
+        batches=lambda: [evidence()],
+        options=config.options,
+    )
 
 
 def mask_schedule(config: Config, steps: int) -> Schedule:
@@ -212,8 +286,14 @@ def mask_schedule(config: Config, steps: int) -> Schedule:
         If it ends before it begins, or has no update although the method is one that moves masks.
     """
     masks = config.masks
-    schedule = Schedule(masks.begin, int(masks.stop * steps), every=masks.every, drop_fraction=masks.drop_fraction)
-    is_moving = FAMILIES[config.family].is_masked and config.method != "static"
+    schedule = Schedule(
+        masks.begin,
+        int(masks.stop * steps),
+        every=masks.every,
+        drop_fraction=masks.drop_fraction,
+        drop_floor=config.options.drop_floor,
+    )
+    is_moving = FAMILIES[config.family].is_masked and METHODS[config.method].moves
     if is_moving and not schedule.updates:
         raise UsageError(
             f"masks.every: the masks of method {config.method!r} would never move: no multiple of {masks.every} lies "

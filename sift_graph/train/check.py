@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from sift_graph.errors import UsageError, did_you_mean
-from sift_graph.ift.families import FAMILIES, ROUNDINGS
-from sift_graph.sparsify import DISTRIBUTIONS, METHODS
+from sift_graph.ift import FAMILIES
+from sift_graph.sparsify import DISTRIBUTIONS, LAYOUTS, METHODS
 from sift_graph.train.config import Config, ModelConfig
 from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
@@ -43,7 +43,7 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("model.name", config.model.name, MODELS),
         ("data.name", config.data.name, DATASETS),
         ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
-        ("masks.width_rounding", config.masks.width_rounding, ROUNDINGS),
+        ("masks.init", config.masks.init, ("own", *LAYOUTS)),
         ("optimizer.name", config.optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
         ("training.precision", config.training.precision, ("fp32", "bf16")),
@@ -109,11 +109,22 @@ def checked(config: Config, *, where: str = "") -> Config:
     for key, good, found, expected in bounds:
         if not good:
             raise UsageError(f"{where}{key}: expected {expected}, found {found}")
+    method = METHODS[config.method]
+    method.scope(config.options)
+    if method.init != "random" and config.masks.init not in ("own", method.init):
+        raise UsageError(
+            f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
+            "leave masks.init out"
+        )
     check_data(config.data, where=where)
     check_device(training.device, where)
     if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
-    if not FAMILIES[config.family].is_masked and config.sparsity:
+    try:
+        config.ift.resolved(config.family)
+    except UsageError as error:
+        raise UsageError(f"{where}ift: {error}") from error
+    if not FAMILIES[config.family].takes_sparsity and config.sparsity:
         raise UsageError(
             f"{where}sparsity: the family {config.family!r} has sparsity 0, found {config.sparsity}; "
             "choose a sparse family (--family sparse_wide) or leave the sparsity out"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sift_graph.ift.options import Options
+from sift_graph.sparsify.options import MethodOptions
+
 __all__ = [
     "CheckpointConfig",
     "Config",
@@ -101,10 +104,11 @@ class MaskConfig:
     ----------
     distribution : str
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
+    init : str
+        How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
+        ``grasp``, ``synflow``; ``own`` for the way of the method or the distribution.
     compensate : bool
-        Choose densities so that the whole model costs what the dense one does.
-    width_rounding : str
-        ``nearest`` or ``floor``: how a widened width becomes an integer.
+        Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
         Optimizer updates between two mask updates. The papers' 100 is for trainings of ten thousands of updates.
     begin : int
@@ -116,8 +120,8 @@ class MaskConfig:
     """
 
     distribution: str = "uniform"
+    init: str = "own"
     compensate: bool = True
-    width_rounding: str = "nearest"
     every: int = 20
     begin: int = 0
     stop: float = 0.75
@@ -242,6 +246,10 @@ class Config:
         A key of ``sift_graph.sparsify.METHODS``; not used by the dense family.
     seed : int
         Of initial weights, masks, batches and random growth.
+    ift : Options
+        How the family transforms the model: :class:`sift_graph.ift.Options`.
+    options : MethodOptions
+        Of the method: :class:`sift_graph.sparsify.MethodOptions`.
     model, data, masks, optimizer, training, record, checkpoint
         Tables of their own.
     """
@@ -252,7 +260,9 @@ class Config:
     seed: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    ift: Options = field(default_factory=Options)
     masks: MaskConfig = field(default_factory=MaskConfig)
+    options: MethodOptions = field(default_factory=MethodOptions)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)

@@ -219,7 +219,10 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str, where: str) -> Any:
             made[name] = _build(kind, value, f"{dotted}.", where)
         else:
             made[name] = _converted(kind, value, dotted, where)
-    return cls(**made)
+    try:
+        return cls(**made)
+    except UsageError as error:  # of a dataclass that checks itself
+        raise UsageError(f"{where}{error}") from error
 
 
 def _converted(kind: Any, value: Any, dotted: str, where: str) -> Any:

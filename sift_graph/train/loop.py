@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from torch.nn import functional
 
 from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
-from sift_graph.sparsify import METHODS, MaskSet
+from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.batches import batches, batches_per_epoch, read_ahead
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
@@ -97,6 +98,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         isolated(config, ranks),
         closing(Trainer(config, found, ranks)) as trainer,  # everything wrong with a configuration is found in here
     ):
+        found = trainer.found
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
             "method": config.method if found.plan.is_masked else config.family,
             "model": config.model.name,
@@ -113,6 +115,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             trainer.resume(run_dir, writer)
         with reporting(progress if ranks.is_first else False, run_dir.name) as report:
             row = trainer.train(run_dir, writer, report)
+    found = replace(found, counts=trainer.edges())
     result = RunResult(
         run_dir=run_dir,
         steps=trainer.steps,
@@ -148,13 +151,37 @@ class Trainer:
             raise UsageError(f"data.train_samples: expected {self.least} or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found)
-        self.method = None if self.masks is None else METHODS[config.method](self.masks, self.optimizer, self.schedule)
+        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        self.method = None
+        self.found = found
+        if self.masks is not None:
+            self.found = replace(found, counts={layer_name(name): n for name, n in self.masks.counts.items()})
+            self.method = METHODS[config.method].make(
+                self.masks, self.optimizer, self.schedule, model=self.model, options=config.options
+            )
         clip_gradients(self.optimizer, config.optimizer.clip)
         self.parallel = ranks.wrapped(self.model)
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
+
+    def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training samples and labels on which masks are laid out, where the method asks for them."""
+        examples, wanted = self.data.train, self.config.options.samples_per_class
+        generator = np.random.default_rng([self.config.seed, 0, 0])  # not that of any epoch
+        labels = getattr(examples, "labels", None)
+        if labels is None:  # a text has no classes to balance
+            chosen = torch.from_numpy(generator.permutation(len(examples))[: 10 * wanted])
+        else:
+            chosen = balanced_sample(torch.as_tensor(labels), wanted, generator)
+        samples, targets = examples.batch(chosen)
+        return samples.to(self.ranks.device), targets.to(self.ranks.device)
+
+    def edges(self) -> dict[str, int]:
+        """Weights that each recorded layer keeps now, by layer name."""
+        if self.masks is None:
+            return self.found.counts
+        return {layer_name(name): count for name, count in self.masks.edges().items()}
 
     def close(self) -> None:
         """Let go of what belongs to all processes: PyTorch hangs where it outlives their group."""

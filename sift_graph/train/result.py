@@ -30,9 +30,9 @@ class RunResult:
     val_accuracy, val_loss : float
         After the last epoch.
     ratio : float
-        MACs over those of the dense model: 1 is iso-FLOP.
+        MACs over those of the dense model, at the end: 1 is iso-FLOP.
     effective_sparsity : float
-        Fraction of zeros in the masked layers.
+        Fraction of zeros in the masked layers, at the end.
     seconds : float
         Wall time of the training; that of the last part only, where it was resumed.
     """

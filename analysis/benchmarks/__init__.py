@@ -1,0 +1,1 @@
+"""Measured speed, each line a ratio to a baseline timed in the same run."""
