@@ -14,6 +14,7 @@ from sift_graph.train.config import Config, ModelConfig
 from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES, OPTIMIZERS
+from sift_graph.train.start import START_MASKS
 
 __all__ = ["checked"]
 
@@ -46,6 +47,7 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("masks.init", config.masks.init, ("own", *LAYOUTS)),
         ("optimizer.name", config.optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
+        ("start.masks", config.start.masks, START_MASKS),
         ("training.precision", config.training.precision, ("fp32", "bf16")),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
@@ -115,6 +117,11 @@ def checked(config: Config, *, where: str = "") -> Config:
         raise UsageError(
             f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
             "leave masks.init out"
+        )
+    if config.start.checkpoint and config.start.masks == "keep" and method.init != "random":
+        raise UsageError(
+            f"{where}start.masks: method {config.method!r} begins with masks of its own, found 'keep'; choose another "
+            "method, or start.masks='draw'"
         )
     check_data(config.data, where=where)
     n, m = config.options.pattern

@@ -15,6 +15,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RecordConfig",
+    "StartConfig",
     "TrainingConfig",
 ]
 
@@ -233,6 +234,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """What a run begins with, if not with weights drawn from the seed.
+
+    Attributes
+    ----------
+    checkpoint : str
+        A run directory of this trainer, or its ``checkpoint.pt``; empty to begin from the seed. The optimizer and the
+        schedules begin anew.
+    masks : str
+        ``keep`` the checkpoint's masks, from which the method goes on; ``dense`` to let all weights back in; ``draw``
+        new masks on its weights.
+    fresh : tuple of str
+        Globs of parameters that do begin from the seed: ``["head.*"]`` for other classes.
+    """
+
+    checkpoint: str = ""
+    masks: str = "keep"
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run.
 
@@ -250,7 +272,7 @@ class Config:
         How the family transforms the model: :class:`sift_graph.ift.Options`.
     options : MethodOptions
         Of the method: :class:`sift_graph.sparsify.MethodOptions`.
-    model, data, masks, optimizer, training, record, checkpoint
+    model, data, masks, optimizer, training, record, checkpoint, start
         Tables of their own.
     """
 
@@ -267,3 +289,4 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    start: StartConfig = field(default_factory=StartConfig)

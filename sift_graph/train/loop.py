@@ -41,6 +41,7 @@ from sift_graph.train.optimizer import clip_gradients, learning_rate, make_optim
 from sift_graph.train.progress import Progress, Report, reporting
 from sift_graph.train.ranks import Ranks, ranked
 from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished
+from sift_graph.train.start import load_start
 
 __all__ = ["run"]
 
@@ -100,7 +101,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
     ):
         found = trainer.found
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
-            "method": config.method if found.plan.is_masked else config.family,
+            "method": config.method if found.is_masked else "densified" if found.is_densified else config.family,
             "model": config.model.name,
             "data": config.data.name,
         }
@@ -138,6 +139,9 @@ class Trainer:
         self.ranks = ranks
         self.data: Dataset = load_data(config.data, config.seed)
         self.model: nn.Module = build_model(config).to(ranks.device)
+        start = load_start(config.start)
+        if start is not None:
+            start.fill(self.model, config.start.fresh)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         samples = len(self.data.train)
         self.least = 2 * ranks.world  # batch norm cannot train on one image
@@ -151,7 +155,13 @@ class Trainer:
             raise UsageError(f"data.train_samples: expected {self.least} or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
+        if start is not None and found.is_masked and config.start.masks == "keep":
+            costs = {f"{name}.weight": float(cost.positions) for name, cost in found.plan.transformed.items()}
+            self.masks: MaskSet | None = start.mask_set(
+                self.model, found.counts, seed=config.seed, costs=costs if config.masks.compensate else None
+            )
+        else:
+            self.masks = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
         self.method = None
         self.found = found
         if self.masks is not None:
