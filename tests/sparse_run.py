@@ -15,7 +15,7 @@ OPTIMIZERS = {
 }
 SCHEDULE = Schedule(2, 24, every=3, drop_fraction=0.4)
 COUNTS = {"1.weight": 60, "4.weight": 96}
-FITTING: dict[str, dict[str, int]] = {}  # of methods that do not take any count
+FITTING = {"nm": {"1.weight": 96, "4.weight": 192}, "srigl": {"1.weight": 64, "4.weight": 96}}  # of those with needs
 OPTIONS = MethodOptions(synflow_rounds=5)
 
 

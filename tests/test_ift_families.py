@@ -18,11 +18,12 @@ from sift_graph.ift import (
     parallel_branches,
     plan,
     transform,
+    transformer_training_flops,
     widen_factor,
     widened,
 )
 from sift_graph.ift.formulas import last_branch_density, rounded
-from sift_graph.train.models import MLP, ResNet
+from sift_graph.train.models import GPT, MLP, MODELS, ResNet
 
 REPLACING = ["sparse_parallel", "sparse_factorized", "sparse_doped"]
 
@@ -31,25 +32,7 @@ def resnet18(width):
     return ResNet(width, (3, 32, 32), 100, (2, 2, 2, 2))
 
 
-class ImageNetResNet(nn.Module):
-    """The ResNet of ImageNet with the modules of the released code: a functional ReLU, poolings as modules."""
-
-    def __init__(self, width, depths):
-        super().__init__()
-        body = ResNet(width, (3, 8, 8), 1000, depths)
-        self.stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.norm = body.norm
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = nn.Sequential(*(body.get_submodule(name) for name in body.stages))
-        self.mean = nn.AdaptiveAvgPool2d(1)
-        self.head = body.head
-
-    def forward(self, x):
-        x = self.pool(torch.relu(self.norm(self.stem(x))))
-        return self.head(self.mean(self.stages(x)).flatten(1))
-
-
-# spec: d at s = 0, .5, .75, .9 and r at .5, .75, .9 for the 3x3 convolutions of a ResNet-18, as released.
+# d at s = 0, .5, .75, .9 and r at .5, .75, .9 for the 3x3 convolutions of a ResNet-18, as released.
 RANKS = {
     (64, 64): ((58, 116, 231, 577), (28, 43, 51)),
     (64, 128): ((105, 210, 419, 1048), (52, 78, 94)),
@@ -232,7 +215,7 @@ def test_the_released_sparse_wide_resnets_of_imagenet(depths, budget, rows):
     for sparsity, width, nominal, effective, by_macs, parameters, weights in rows:
 
         def build(width):
-            return ImageNetResNet(width, depths)
+            return ResNet(width, (3, 224, 224), 1000, depths, stem="imagenet")
 
         what = plan(
             build,
@@ -414,3 +397,58 @@ def test_every_family_has_options_of_its_own():
             resolved = Options(preset=preset).resolved(family)
             assert resolved.layers == ("*",)
             assert resolved.nonlinearity
+
+
+def gpt3_small(width):
+    return GPT(width, (1024,), 50257, (12,), heads=12)
+
+
+# Published per 1024 tokens: 8.763e11, 1.029e12 and, for Medium, 2.4845e12.
+@pytest.mark.parametrize(
+    ("sparsity", "width", "hidden", "parameters", "flops"),
+    [
+        (0.0, 768, 3072, 124_439_808, 8.763e11),
+        (0.5, 1092, 4368, 227_886_204, 1.029e12),
+        (0.75, 1536, 6144, 418_748_928, 1.228e12),
+    ],
+)
+def test_the_released_sizes_of_gpt3_small(sparsity, width, hidden, parameters, flops):
+    options = Options(rounding="ceil", multiple=12, compensate="no")
+    tokens = torch.zeros(1, 1024)
+    what = plan(gpt3_small, tokens, family="sparse_wide", sparsity=sparsity, width=768, options=options)
+    assert (what.recipe.width, what.parameters) == (width, parameters)
+    assert len(what.densities) == 72
+    assert what.transformed["blocks.0.up"].shape == (hidden, width)
+    assert not any("head" in name or "tokens" in name for name in what.densities)
+    counted = transformer_training_flops(width, hidden, 12, tokens=1024, vocabulary=50257, density=1 - sparsity)
+    assert counted == pytest.approx(flops, rel=0.004)  # the hidden width of the paper's table is 4344 at 0.5
+    linear = sum(what.densities.get(layer.cost.name, 1) * layer.cost.macs for layer in what.layers)
+    assert counted - 12 * 12 * width * 1024**2 == pytest.approx(6 * linear, rel=1e-9)
+
+
+def test_training_flops_of_the_paper_s_table():
+    assert transformer_training_flops(1092, 4344, 12, tokens=1024, vocabulary=50257, density=0.5) == pytest.approx(
+        1.029e12, rel=0.0015
+    )
+    assert transformer_training_flops(1024, 4096, 24, tokens=1024, vocabulary=50257) == pytest.approx(
+        2.4845e12, rel=0.0015
+    )
+
+
+def test_compensation_makes_gpt_iso_flop():
+    what = plan(gpt3_small, torch.zeros(1, 64), family="sparse_wide", sparsity=0.5, width=768)
+    assert what.ratio == pytest.approx(1, rel=1e-12)
+    assert what.effective_sparsity > 0.505  # the head, dense and 1.42 times as wide, is paid for by the blocks
+
+
+def test_mobilenet_s_published_budget():
+    what = plan(
+        lambda width: MODELS["mobilenet_v2"].make(width, (3, 32, 32), 100),
+        (3, 32, 32),
+        family="dense",
+        sparsity=0,
+        width=32,
+        options=Options(counter="official"),
+    )
+    assert what.parameters == 2_369_380
+    assert what.dense_count.total == 138_538_103

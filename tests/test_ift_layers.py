@@ -206,7 +206,7 @@ def test_what_only_looks_like_a_layer_is_refused():
         ("sparse_doped", 1.0, {}, "at least 0 and below 1"),
         ("dense", 0.5, {}, r"'dense' has sparsity 0, found 0\.5"),
         ("sparse_doped", 0.5, {"nonlinearity": "gelu"}, "unknown nonlinearity 'gelu'; did you mean 'relu'"),
-        ("sparse_doped", 0.5, {"layers": "9"}, "the layers 9 leave none of 0, 1, 2, of which the first and the last"),
+        ("sparse_doped", 0.5, {"layers": "9"}, "the layers 9 leave none of 0, 1, 2, of which 0 and 2 stay dense"),
         ("sparse_doped", 0.5, {"round": "up"}, "unknown option 'round' of transform; known: compensate, counter"),
         ("sparse_parallel", 0.5, {"rounding": "exct"}, "unknown rounding 'exct'; did you mean 'exact'"),
         ("sparse_doped", 0.5, {"norm_after": "drop"}, "unknown choice for norms after a layer 'drop'; known"),

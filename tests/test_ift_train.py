@@ -1,6 +1,7 @@
 """Families in the bundled trainer: described, trained, recorded, resumed."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from sift_graph.cli import app
 from sift_graph.errors import UsageError
-from sift_graph.ift import FAMILIES
+from sift_graph.ift import COUNTERS, FAMILIES, NONLINEARITIES, PRESETS
 from sift_graph.store import RunReader
 from sift_graph.train import describe, load_config, run
 from sift_graph.train.build import blueprint, build_model
@@ -115,4 +116,19 @@ def test_the_command_describes_a_family_by_its_preset():
 def test_the_command_refuses_a_nonlinearity_that_is_not_there():
     shown = CliRunner().invoke(app, ["describe", "--set", "ift.nonlinearity=bnrelu"])
     assert shown.exit_code == 2
-    assert "ift: unknown nonlinearity 'bnrelu'; did you mean 'bn_relu'?" in " ".join(shown.stderr.split())
+    assert "ift: unknown nonlinearity 'bnrelu'; did you mean 'bn_relu'?" in shown.stderr
+
+
+def test_the_families_page_says_what_is_there(request):
+    page = (request.config.rootpath / "docs/families.md").read_text()
+    namespace = {}
+    for code in re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE):
+        exec(code.replace("print(", "str("), namespace)
+    assert namespace["wide"].model.head.in_features == 48
+    assert namespace["wide"].plan.ratio == pytest.approx(1, rel=1e-12)
+    assert namespace["made"].plan.ratio == 1.0
+    assert len(namespace["masks"]) == 4
+    assert all(f"`{name}`" in page for name in (*FAMILIES, *NONLINEARITIES, *PRESETS, *COUNTERS))
+    for words in re.findall(r"^sift-graph (.*)$", page, flags=re.MULTILINE):
+        shown = CliRunner().invoke(app, words.split())
+        assert shown.exit_code == 0, shown.stderr

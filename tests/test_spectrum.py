@@ -192,6 +192,15 @@ def test_middling_layers_agree_with_dense_svd(shape, density):
     assert (spectrum.hi - spectrum.lo <= 4e-6 * expected[:2]).all()
 
 
+def test_all_values_of_a_large_side_come_from_the_exact_gram():
+    mask = np.random.default_rng(9).random((530, 900)) < 0.1
+    weight = np.random.default_rng(9).normal(size=mask.shape)
+    for oriented, heavy in ((mask, weight), (mask.T, weight.T)):
+        graph = graph_of(oriented, np.ascontiguousarray(heavy))
+        np.testing.assert_allclose(singular_values(graph), reference(mask), atol=1e-6)
+        np.testing.assert_allclose(singular_values(graph, kind="weighted"), reference(np.abs(weight * mask)), atol=1e-6)
+
+
 def test_one_and_two_vertices():
     assert leading(graph_of(np.ones((1, 1), dtype=bool))).sigma.tolist() == [1.0, 0.0]
     two = leading(graph_of(np.array([[True, True], [False, True]])))

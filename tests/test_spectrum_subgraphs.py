@@ -113,6 +113,17 @@ def test_groups_count_as_one_layer(side):
     agree(subgraphs, expected, side)
 
 
+def test_more_vertices_of_one_degree_than_there_are_on_the_other_side():
+    rng = np.random.default_rng(2)
+    mask = np.zeros((150, 4000), dtype=bool)
+    for column in range(4000):
+        mask[rng.choice(150, 5 + column % 2, replace=False), column] = True
+    weight = rng.normal(size=mask.shape)
+    subgraphs = left_regular_subgraphs(graph_of(mask, weight), weighted=True)
+    assert [s.degree for s in subgraphs] == [5, 6]
+    agree(subgraphs, by_hand(mask, weight))
+
+
 def test_no_part_passes():
     assert left_regular_subgraphs(graph_of(np.eye(6, dtype=bool))) == []
     assert left_regular_subgraphs(graph_of(np.zeros((6, 9), dtype=bool))) == []

@@ -1,18 +1,26 @@
 """Sparse iso-FLOP families: what a layer or a model turns into, and what it then costs.
 
-:func:`transform` puts Sparse Parallel, Factorized or Doped in the place of a model's layers. FLOPs are counted in one
-place, :mod:`sift_graph.ift.flops`; a family is an entry of :data:`FAMILIES`.
+:func:`transform` puts Sparse Parallel, Factorized or Doped in the place of a model's layers, :func:`widen` makes it
+Sparse Wide. FLOPs are counted in one place, :mod:`sift_graph.ift.flops`; a family is an entry of :data:`FAMILIES`.
 """
 
 from __future__ import annotations
 
 from sift_graph.ift.families import FAMILIES, Family
 from sift_graph.ift.flops import COUNTERS, Count, LayerCost, count_macs, count_official
-from sift_graph.ift.formulas import doped_rank, factorized_rank, parallel_branches, widen_factor, widened
+from sift_graph.ift.formulas import (
+    doped_rank,
+    factorized_rank,
+    parallel_branches,
+    transformer_training_flops,
+    widen_factor,
+    widened,
+)
 from sift_graph.ift.layers import NONLINEARITIES
 from sift_graph.ift.options import PRESETS, Options
 from sift_graph.ift.planning import LayerPlan, Plan, build, isoflop_sparsity, plan
-from sift_graph.ift.transform import Transformed, transform
+from sift_graph.ift.transforming import Transformed, transform
+from sift_graph.ift.widening import widen
 
 __all__ = [
     "COUNTERS",
@@ -35,6 +43,8 @@ __all__ = [
     "parallel_branches",
     "plan",
     "transform",
+    "transformer_training_flops",
+    "widen",
     "widen_factor",
     "widened",
 ]

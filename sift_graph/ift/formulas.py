@@ -25,6 +25,7 @@ __all__ = [
     "last_branch_density",
     "parallel_branches",
     "rounded",
+    "transformer_training_flops",
     "widen_factor",
     "widened",
 ]
@@ -261,3 +262,39 @@ def doped_rank(d_in: int, d_out: int, sparsity: float, *, rounding: str = "floor
     """
     check_sparsity(sparsity)
     return rounded(sparsity * d_in * d_out / (d_in + d_out), "floor" if rounding == "official" else rounding)
+
+
+def transformer_training_flops(
+    width: int, hidden: int, depth: int, *, tokens: int, vocabulary: int, density: float = 1.0
+) -> float:
+    r"""Floating-point operations of training a causal transformer on one sequence, as the literature counts them.
+
+    :math:`6 T (\delta L (4 d^2 + 2 d f) + V d) + 12 L d T^2` for width d, hidden width f, depth L, T tokens, V in the
+    vocabulary. The last term is attention; the head, which stays dense, is the one with V. Multiplications and
+    additions count apart, a backward pass as two forward ones.
+
+    Parameters
+    ----------
+    width, hidden, depth : int
+    tokens : int
+        Of the sequence.
+    vocabulary : int
+    density : float
+        Of the weights of all blocks.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    .. [1] V. Thangarasa et al., "Sparse-IFT", ICML 2024, appendix, table 15: 8.763e11 for GPT-3 Small and 1.029e12 for
+       Sparse Wide at 0.5; this is within 0.2 % of them.
+
+    Examples
+    --------
+    >>> f"{transformer_training_flops(768, 3072, 12, tokens=1024, vocabulary=50257):.3e}"
+    '8.749e+11'
+    """
+    weights = density * depth * (4 * width**2 + 2 * width * hidden) + vocabulary * width
+    return 6 * tokens * weights + 12 * depth * width * tokens**2

@@ -67,7 +67,8 @@ class Options:
         Globs of layer names; the layers that match are the family's, the others stay as they are, dense and not
         recorded. A glob that begins with ``!`` takes names away.
     keep_ends : bool
-        The first and the last layer stay dense and are not recorded, whatever `layers` says.
+        The first and the last layer stay dense and are not recorded, whatever `layers` says; or in a model that names
+        them itself, those of its ``dense_layers``.
     mask_only : tuple of str
         Globs of layers that keep their shape and carry masks at the common density.
     nonlinearity : str

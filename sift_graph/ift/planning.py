@@ -262,12 +262,14 @@ def plan_model(
     """
     costs_dense = {cost.name: cost for cost in count_macs(dense, example)}
     before = count_macs(model, example)
-    alone = left_alone(before, options, ends=getattr(dense, "dense_layers", None))
+    # A model may name them itself: behind an embedding, the first layer is like the others.
+    ends = getattr(model, "dense_layers", (before[0].name, before[-1].name)) if options.keep_ends else ()
+    alone = left_alone(before, options) | set(ends)
     if family.takes_sparsity and all(cost.name in alone for cost in before):
         raise UsageError(
             f"the model has nothing to mask or to transform: the layers {', '.join(options.layers)} leave none of "
             + shortened([cost.name for cost in before])
-            + (", of which the first and the last stay dense" if options.keep_ends else "")
+            + (f", of which {' and '.join(ends)} stay dense" if ends else "")
         )
     dense_count = COUNTERS[options.counter](dense, example)
     recipe = Recipe()
@@ -343,20 +345,12 @@ def low_rank_weights(
     return {cost.name: share * costs_dense[cost.name].weights / cost.groups for cost in inside}
 
 
-def left_alone(costs: Sequence[LayerCost], options: Options, *, ends: Sequence[str] | None = None) -> set[str]:
-    """Name the layers that are neither transformed nor masked.
-
-    A model may name the layers at its ends itself, as ``dense_layers``: behind an embedding the first layer is like the
-    others.
-
-    Returns
-    -------
-    set of str
-    """
+def left_alone(costs: Sequence[LayerCost], options: Options) -> set[str]:
+    """Name the layers that are neither transformed nor masked, beside the first and the last."""
     names = {cost.name for cost in costs if not options.takes(cost.name)}
     if options.depthwise == "keep":
         names |= {cost.name for cost in costs if is_depthwise(cost)}
-    return names | set((costs[0].name, costs[-1].name) if ends is None else ends) if options.keep_ends else names
+    return names
 
 
 def is_depthwise(cost: LayerCost) -> bool:

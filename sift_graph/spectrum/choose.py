@@ -74,7 +74,7 @@ def choose_path(n: int, m: int, edges: int, *, uneven: bool = False, exact: bool
     costs = _costs(n, m, edges, FEW_STEPS if uneven else STEPS)
     if uneven:
         costs["packed"] /= 2  # the steps are taken in float32
-    if n > GRAM_SIDE:
+    if n > GRAM_SIDE or m >= 1 << 24:  # counts must be exact in float32
         del costs["gram"]
     return min(costs, key=lambda path: costs[path])
 

@@ -103,7 +103,8 @@ def gram_of_bits(bits: np.ndarray, gram: np.ndarray) -> None:
     side = np.empty((words, LANES), np.uint64)
     few = np.zeros((ROWS, words), np.uint64)  # stands in for the rows where there are fewer than a tile
     for i in range(min(n, ROWS)):
-        few[i] = bits[i, :words]
+        for k in range(words):  # an assignment of slices would compile numba's string formatting
+            few[i, k] = bits[i, k]
     counts = np.empty((ROWS, LANES), np.float32)
     rows, stride = (bits.ctypes.data, 8 * bits.shape[1]) if n >= ROWS else (few.ctypes.data, 8 * words)
     for j0 in range(0, n, LANES):

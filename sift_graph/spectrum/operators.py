@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sift_graph.bits import gram_times_single, times, times_transposed
+from sift_graph.errors import SpectrumError
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
 
@@ -67,6 +68,10 @@ class Operator:
 
 def integer_gram(bits: np.ndarray) -> np.ndarray:
     """Count the common neighbours of any two packed rows; exact, as float32."""
+    if 64 * bits.shape[1] >= 1 << 24 and np.bitwise_count(bits).sum(axis=1, dtype=np.int64).max() >= 1 << 24:
+        raise SpectrumError(
+            "a vertex has 2**24 edges or more: common neighbours are counted in float32; use certify='off'"
+        )
     gram = np.empty((len(bits), len(bits)), dtype=np.float32)
     kernels.gram_of_bits(bits, gram)
     return gram

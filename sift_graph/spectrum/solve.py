@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -81,17 +82,18 @@ def leading(
     weights = checked_weights(graph) if kind in WEIGHTED else None
     rows, columns = graph.n_right // graph.groups, graph.block_left
     if fits_dense(min(rows, columns), max(rows, columns)):
-        values, lo, hi = (part.reshape(-1) for part in dense_values(block_stack(graph, kind, weights)))
-        return _merge([Bracket(values, lo, hi, "dense", "ok", "full")], k)
+        solved = [dense_values(stack) for stack in _stacks(graph, kind, weights)]
+        parts = [Bracket(s.reshape(-1), lo.reshape(-1), hi.reshape(-1), "dense", "ok", "full") for s, lo, hi in solved]
+        return _merge(parts, k)
     from sift_graph.spectrum.blocks import components, solve_parts  # here: small layers load no compiled code
 
     normalised = kind in NORMALISED
-    parts = []
+    connected = []
     for group in range(graph.groups):
         block = graph.block(group)
         own = None if weights is None else checked_weights(block)
-        parts += components(block.bits, columns, own, normalised=normalised)
-    return _merge(solve_parts(parts, max(k, 2), normalised=normalised, certify=certify, bound=bound, tol=tol), k)
+        connected += components(block.bits, columns, own, normalised=normalised)
+    return _merge(solve_parts(connected, max(k, 2), normalised=normalised, certify=certify, bound=bound, tol=tol), k)
 
 
 def _merge(parts: list[Bracket], k: int) -> Spectrum:
@@ -135,19 +137,30 @@ def singular_values(graph: BipartiteGraph, *, kind: Kind = "binary") -> np.ndarr
     weights = checked_weights(graph) if kind in WEIGHTED else None
     rows, columns = graph.n_right // graph.groups, graph.block_left
     if min(rows, columns) <= SVD_SIDE:
-        stack = max(1, (1 << 22) // (rows * columns))  # 32 MiB of doubles at a time
-        found = [
-            np.linalg.svd(block_stack(graph, kind, weights, first, first + stack), compute_uv=False).reshape(-1)
-            for first in range(0, graph.groups, stack)
-        ]
+        stacks = _stacks(graph, kind, weights)
+        found = [np.linalg.svd(stack, compute_uv=False).reshape(-1) for stack in stacks]
+    elif kind == "binary":
+        found = [_by_counting(graph.block(group)) for group in range(graph.groups)]
     else:
-        found = [_by_gram(block_stack(graph, kind, weights, g, g + 1)[0]) for g in range(graph.groups)]
+        found = [_by_gram(stack[0]) for stack in _stacks(graph, kind, weights)]
     return -np.sort(-np.concatenate(found))
+
+
+def _by_counting(block: BipartiteGraph) -> np.ndarray:
+    """All values of a 0/1 block, from its exact integer Gram."""
+    from sift_graph.spectrum.operators import integer_gram
+
+    small = block if block.n_right <= block.n_left else block.transpose()
+    return _roots(integer_gram(small.bits).astype(np.float64))
 
 
 def _by_gram(matrix: np.ndarray) -> np.ndarray:
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    roots: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.T), 0.0))
+    return _roots(small @ small.T)
+
+
+def _roots(gram: np.ndarray) -> np.ndarray:
+    roots: np.ndarray = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))
     return roots
 
 
@@ -162,6 +175,13 @@ def check_options(k: int, kind: str, certify: str, tol: float) -> None:
         raise UsageError(f"expected k >= 1 singular values, found k={k}")
     if not 0 < tol < 1:
         raise UsageError(f"expected a relative tolerance tol between 0 and 1, found {tol}")
+
+
+def _stacks(graph: BipartiteGraph, kind: Kind, weights: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Unpack the blocks, as many at a time as fit 32 MiB of doubles."""
+    step = max(1, (1 << 22) // (graph.block_left * (graph.n_right // graph.groups)))
+    for first in range(0, graph.groups, step):
+        yield block_stack(graph, kind, weights, first, first + step)
 
 
 def block_stack(

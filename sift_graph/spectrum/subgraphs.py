@@ -167,6 +167,7 @@ def _binary_values(layout: _Layout, accepted: list[int], tol: float, *, prove: b
 
 def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: bool, values: np.ndarray) -> None:
     """Small segments in one compiled loop, larger ones one by one, and what was refused by the slow, sure way."""
+    from sift_graph.bits import transpose_bits
     from sift_graph.spectrum.blocks import components, solve_parts
     from sift_graph.spectrum.groups import GROUP_SIDE, Workspace, group_noise, top_two_of_groups, top_two_of_large_group
 
@@ -176,14 +177,17 @@ def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: b
     starts, stops = layout.segments[small], layout.segments[small + 1]
     top_two_of_groups(layout.bits, starts, stops, group_noise(GROUP_SIDE), tol, prove, out)
     values[small] = out
-    limit = min(layout.columns, LARGE_GROUP)
-    middling = chosen[(sizes > GROUP_SIDE) & (sizes <= limit)]
-    values[chosen[(sizes == 1) | (sizes > limit)]] = np.nan
+    sides = np.minimum(sizes, layout.columns)
+    middling = chosen[(sizes > GROUP_SIDE) & (sides <= LARGE_GROUP) & (sides > 1)]
+    values[chosen[(sizes == 1) | (sides > LARGE_GROUP) | (sides == 1)]] = np.nan
     if middling.size:
-        workspace = Workspace.of(int(sizes[sizes <= limit].max()))
+        workspace = Workspace.of(int(sides[sides <= LARGE_GROUP].max()))
         for g in middling:
             rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]
-            values[g] = top_two_of_large_group(rows, tol, workspace, prove=prove)
+            if len(rows) > layout.columns:  # the other side is the smaller one
+                rows = transpose_bits(rows, layout.columns)
+                rows = rows[rows.any(axis=1)]
+            values[g] = top_two_of_large_group(rows, tol, workspace, prove=prove) if len(rows) > 1 else np.nan
     for g in chosen:
         if math.isnan(values[g, 2]) or (prove and math.isnan(values[g, 3])):
             rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]

@@ -173,6 +173,10 @@ def blueprint(config: Config) -> Blueprint:
         return Blueprint(what, {name: cost.weights for name, cost in layers.items()}, is_densified=True)
     if start is not None and what.is_masked and config.start.masks == "keep":
         return Blueprint(what, start.counts({name: cost.shape for name, cost in layers.items()}))
+    shapes = {name: cost.shape for name, cost in layers.items()}
+    own_counts = METHODS[config.method].counts if what.is_masked else None
+    if own_counts is not None:
+        return Blueprint(what, own_counts(shapes, config.options))
     own = {layer.cost.name: layer.density for layer in what.layers if layer.density is not None}
     shared = {name: cost for name, cost in layers.items() if name not in own}
     counts = layer_counts(
@@ -246,7 +250,12 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def make_masks(
-    config: Config, model: nn.Module, found: Blueprint, evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    config: Config,
+    model: nn.Module,
+    found: Blueprint,
+    *,
+    evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> MaskSet | None:
     """Lay out the masks of a family's model and apply them.
 
@@ -257,6 +266,8 @@ def make_masks(
     found : Blueprint
     evidence : callable
         Gives the inputs and targets on which masks that depend on the data are laid out.
+    loss : callable
+        ``loss(outputs, targets)`` of those.
 
     Returns
     -------
@@ -278,6 +289,7 @@ def make_masks(
         scope=method.scope(config.options),
         costs=positions if masks.compensate else None,
         batches=lambda: [evidence()],
+        loss=loss,
         options=config.options,
     )
 

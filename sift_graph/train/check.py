@@ -124,6 +124,12 @@ def checked(config: Config, *, where: str = "") -> Config:
             "method, or start.masks='draw'"
         )
     check_data(config.data, where=where)
+    n, m = config.options.pattern
+    if config.method == "nm" and FAMILIES[config.family].is_masked and abs(1 - n / m - config.sparsity) > 1e-9:
+        raise UsageError(
+            f"{where}options.pattern: {n}:{m} keeps {n} of {m}, a sparsity of {1 - n / m:g}, found {config.sparsity}; "
+            f"ask for --sparsity {1 - n / m:g} or for another pattern"
+        )
     check_device(training.device, where)
     if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")

@@ -161,7 +161,7 @@ class Trainer:
                 self.model, found.counts, seed=config.seed, costs=costs if config.masks.compensate else None
             )
         else:
-            self.masks = make_masks(config, self.model, found, self.evidence)
+            self.masks = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
         self.method = None
         self.found = found
         if self.masks is not None:
@@ -343,6 +343,11 @@ class Trainer:
         if writer is not None:
             writer.rewind(self.step if state is not None else -1)
             logger.info("%s: resumed at step %d of %d", run_dir, self.step, self.steps)
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy that weights are scored by before training, a mean over all labels of a batch."""
+    return functional.cross_entropy(*flattened(logits, labels))
 
 
 def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
