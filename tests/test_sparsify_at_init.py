@@ -178,6 +178,39 @@ def test_blocks_that_start_as_their_shortcut_have_scores():
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())  # statistics too
 
 
+class Attention(nn.Module):
+    """A transformer block over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.act = nn.Embedding(11, 8), nn.LayerNorm(8), nn.GELU()
+        self.query, self.key, self.value = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.head = nn.Linear(8, 11)
+
+    def forward(self, tokens):
+        x = self.norm(self.embed(tokens))
+        y = functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), is_causal=True)
+        return self.head(self.act(x + y)).flatten(0, 1)
+
+
+def test_attention_has_scores():
+    torch.manual_seed(0)
+    model, tokens = Attention(), torch.randint(11, (6, 5))
+    names = ["query.weight", "key.weight", "value.weight"]
+    batch = (tokens, tokens.roll(-1, 1))
+
+    def loss(logits, targets):
+        return functional.cross_entropy(logits, targets.flatten())
+
+    ones = {name: torch.ones(8, 8, dtype=torch.bool) for name in names}
+    flow = synflow_scores(model, names, tokens, ones)
+    assert min(float(score.min()) for score in flow.values()) > 0
+    sums = [float(score.sum()) for score in flow.values()]
+    assert sums == pytest.approx([sums[0]] * 3)  # what attention passes on flows through each of the three
+    grasp = grasp_scores(model, names, [batch], loss)
+    assert all(torch.isfinite(score).all() and score.any() for score in grasp.values())
+
+
 def test_magnitude_keeps_the_largest(model):
     scores = magnitude_scores(model, NAMES, [], functional.cross_entropy)
     masks = choose(scores, {"0.weight": 10, "2.weight": 10, "4.weight": 10}, scope="global")

@@ -3,15 +3,19 @@
 import dataclasses
 import re
 import tomllib
+from dataclasses import replace
 from inspect import isfunction
 from pkgutil import iter_modules
 
 import pytest
+import torch
 
 from sift_graph import train
 from sift_graph.errors import UsageError
-from sift_graph.train import Config, load_config, to_toml
+from sift_graph.train import Config, describe, load_config, presets, to_toml
+from sift_graph.train.build import mask_schedule
 from sift_graph.train.config_file import field_types
+from sift_graph.train.optimizer import learning_rate
 
 
 def test_a_file_sets_and_overrides_in_that_order(tmp_path):
@@ -65,8 +69,22 @@ def test_what_is_written_reads_back_equal(tmp_path):
         ("lr=1", "unknown config key 'lr'; did you mean 'optimizer.lr'?"),
         ("model.name.x=1", "unknown config key 'model.name.x'; known: "),
         ("optimizer={lrr=1}", "unknown config key 'optimizer.lrr'; did you mean"),
-        ("optimizer=3", "optimizer: expected a table with any of lr, momentum"),
-        ("optimizer=adam", "optimizer: expected a table with any of lr, momentum"),
+        ("optimizer=3", "optimizer: expected a table with any of name, lr, momentum"),
+        ("optimizer=adam", "optimizer.name: unknown optimizer 'adam'; did you mean 'adamw'?"),
+        ("training=3", "training: expected a table with any of epochs, batch_size"),
+        ("optimizer.betas=[0.9]", "optimizer.betas: expected two numbers in [0, 1), found (0.9,)"),
+        ("optimizer.betas=[0.9, 1]", "optimizer.betas: expected two numbers in [0, 1), found (0.9, 1.0)"),
+        ("optimizer.eps=0", "optimizer.eps: expected above 0, found 0.0"),
+        ("optimizer.clip=-1", "optimizer.clip: expected 0 or more, found -1.0"),
+        ("optimizer.final=2", "optimizer.final: expected in [0, 1], a fraction of optimizer.lr, found 2.0"),
+        (
+            "optimizer.milestones=[60]",
+            "optimizer.milestones: expected fractions of the training, above 0 and at most 1",
+        ),
+        ("optimizer.warmup_epochs=31", "optimizer.warmup_epochs: expected at most training.epochs, 30, found 31.0"),
+        ("training.accumulate=26", "training.accumulate: expected 1 or more, with 2 or more examples a part, found 26"),
+        ("training.label_smoothing=1", "training.label_smoothing: expected in [0, 1), found 1.0"),
+        ("training.precision=fp16", "unknown training.precision 'fp16'"),
         ("optimizer.lr", "--set optimizer.lr: expected name=value"),
         ("training.epochs=1.5", "training.epochs: expected int, found 1.5"),
         ("training.epochs=true", "training.epochs: expected int, found True"),
@@ -126,8 +144,63 @@ def test_a_bad_file_is_named(tmp_path):
 def test_public_names_are_what_they_say_in_any_order():
     # A function must not share its name with a module of the package: importing the one would hide the other.
     names = [name for name in train.__all__ if name.islower()]
-    assert names == ["describe", "load_config", "load_study", "run", "sweep", "to_toml"]
+    assert names == ["describe", "load_config", "load_study", "presets", "run", "sweep", "to_toml"]
     for name in train.__all__:
         getattr(train, name)
     assert all(isfunction(getattr(train, name)) for name in names)
     assert not {module.name for module in iter_modules(train.__path__)} & set(train.__all__)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_reads_and_says_what_it_is(name, request):
+    path = request.config.rootpath / "sift_graph/train/presets" / f"{name}.toml"
+    assert path.read_text().startswith("# ")
+    values = tomllib.loads(path.read_text())
+    if values["training"].get("device") == "cuda" and not torch.cuda.is_available():
+        assert load_config(preset=name, sets=["training.device=cpu"]).model.name == values["model"]["name"]
+        with pytest.raises(UsageError, match=r"training\.device: cannot use 'cuda'"):
+            load_config(preset=name)
+    else:
+        assert load_config(preset=name).model.name == values["model"]["name"]
+    page = (request.config.rootpath / "docs/training.md").read_text()
+    assert f"`{name}`" in page
+
+
+def test_presets_have_the_published_schedules():
+    config = load_config(preset="cifar100_resnet18")
+    epoch = {e: learning_rate(config.optimizer, e * 391, steps=200 * 391, steps_per_epoch=391) for e in range(200)}
+    drops = {e: epoch[e] for e in range(1, 200) if epoch[e] != epoch[e - 1]}
+    assert drops == pytest.approx({60: 0.02, 120: 0.004, 160: 0.0008})
+    found = describe(config)
+    assert (found["parameters"], found["macs_dense"]) == (11_220_132, 555_468_800)
+    assert mask_schedule(replace(config, family="sparse_wide", method="rigl"), 200 * 391).end == 58_650
+    assert len(mask_schedule(config, 200 * 391).updates) == 586
+    config = load_config(preset="imagenet_resnet18", sets=["training.device=cpu"])
+    assert len(mask_schedule(config, 450_450).updates) == 3378
+    assert describe(config)["macs_dense"] == 1_814_073_344
+    config = load_config(preset="gpt3_small_wikitext103", sets=["training.device=cpu"])
+    assert len(mask_schedule(config, 21_511).updates) == 34
+    rates = [learning_rate(config.optimizer, t, steps=21_500, steps_per_epoch=215) for t in (0, 2149, 2150, 21_499)]
+    assert rates == pytest.approx([6e-4 / 2150, 6e-4, 6e-4, 6e-5], rel=1e-3)
+    assert describe(config)["parameters"] == 124_439_808
+
+
+def test_a_file_changes_a_preset_and_options_change_both(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[training]\nepochs = 3\n[optimizer]\nlr = 0.5\n")
+    config = load_config(path, ["optimizer.lr=0.25"], preset="shapes", seed=7)
+    assert (config.training.epochs, config.training.batch_size) == (3, 100)
+    assert (config.optimizer.lr, config.seed, config.data.name) == (0.25, 7, "shapes")
+
+
+def test_another_model_or_data_set_leaves_the_options_of_the_first():
+    config = load_config(sets=["model.width=24"], preset="shapes", model="vit")
+    assert (config.model.name, config.model.width, config.model.depths) == ("vit", 24, (6,))
+    config = load_config(preset="shapes", data="digits", model="resnet")
+    assert config.data == Config().data
+    assert config.model.depths == (1, 1, 1, 1)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UsageError, match="unknown preset 'shape'; did you mean 'shapes'"):
+        load_config(preset="shape")

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
@@ -289,3 +290,80 @@ def test_an_mlp_trains_and_a_last_batch_of_one_is_left_out(tmp_path):
     assert result.steps == STEPS
     assert {entry["name"] for entry in RunReader(tmp_path / "a").entries(0)} == {f"hidden.{i}" for i in range(5)}
     assert run(config("rigl", "data.train_samples=122"), tmp_path / "b").steps == 25
+
+
+def text_config(*sets, **overrides):
+    small = [
+        "model={name='gpt', width=16, depths=[1], heads=2, dropout=0.2}",
+        "data={name='stdlib', train_samples=40, validation_samples=8, sequence_length=16}",
+        "optimizer={name='adamw', lr=0.01, clip=1.0, final=0.1}",
+        "training={epochs=4, batch_size=10}",
+        "masks={every=3, compensate=false}",
+        "checkpoint.seconds=0",
+    ]
+    return load_config(
+        sets=[*small, *sets], **({"family": "sparse_wide", "sparsity": 0.5, "method": "rigl"} | overrides)
+    )
+
+
+def test_a_text_is_learnt_with_everything_switched_on(tmp_path, monkeypatch):
+    config = text_config("training.precision=bf16", "training.label_smoothing=0.1", "training.accumulate=2")
+    whole = run(config, tmp_path / "whole")
+    rows = list(RunReader(tmp_path / "whole").metrics())
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["val_perplexity"] == pytest.approx(np.exp(rows[-1]["val_loss"]))
+    assert "head" not in RunReader(tmp_path / "whole").load_snapshot(0).layers
+    run_until(10, config, tmp_path / "parts", monkeypatch)
+    torch.manual_seed(3)
+    assert run(config, tmp_path / "parts", resume=True).val_loss == whole.val_loss
+    assert recorded(tmp_path / "parts") == recorded(tmp_path / "whole")
+
+
+def test_augmented_images_resume_bit_for_bit(tmp_path, monkeypatch):
+    augmented = config("rigl", "data.augment=['crop', 'flip', 'cutout']", "data.crop_padding=1", "data.cutout_size=2")
+    run(augmented, tmp_path / "whole")
+    run_until(10, augmented, tmp_path / "parts", monkeypatch)
+    run(augmented, tmp_path / "parts", resume=True)
+    assert recorded(tmp_path / "parts") == recorded(tmp_path / "whole")
+    run(config("rigl"), tmp_path / "plain")
+    assert recorded(tmp_path / "plain") != recorded(tmp_path / "whole")
+
+
+def test_parts_of_a_batch_add_up_to_the_whole_one(tmp_path):
+    # No batch norm and no dropout here, so what is left is rounding; 11 examples leave parts of 3, 3, 3 and 2.
+    sets = ["model.dropout=0.0", "training.batch_size=11", "data.train_samples=44", "record.weights=fp32"]
+    run(text_config(*sets), tmp_path / "whole")
+    run(text_config(*sets, "training.accumulate=4"), tmp_path / "parts")
+    for name in ("whole", "parts"):
+        assert RunReader(tmp_path / name).steps[-1] == 16
+    losses = [[row["loss"] for row in RunReader(tmp_path / name).metrics()] for name in ("whole", "parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_precision_and_smoothing_change_the_run(tmp_path):
+    final = set()
+    for i, sets in enumerate(
+        ([], ["training.precision=bf16"], ["training.label_smoothing=0.2"], ["optimizer.clip=0.1"])
+    ):
+        final.add(run(config("static", *sets), tmp_path / str(i)).val_loss)
+    assert len(final) == 4
+
+
+def test_images_of_a_folder_are_trained_on(tmp_path):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 3)):
+        for name in ("bright", "dark"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 100, (20, 24, 3), dtype=np.uint8) + (100 if name == "bright" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / part / name / f"{i}.png")
+    sets = [
+        f"data={{name='folder', path='{tmp_path}/images', image_size=16, augment=['crop', 'flip'], workers=2}}",
+        "training={epochs=4, batch_size=8}",
+        "masks.every=2",
+    ]
+    results = [
+        run(load_config(sets=sets, family="sparse_wide", sparsity=0.5, method="set"), tmp_path / name) for name in "ab"
+    ]
+    assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+    assert results[0].val_accuracy == 1.0

@@ -1,6 +1,7 @@
 """Models, data, learning rates, and what describe says of them."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import torch
 from torch import nn
 
 from sift_graph.errors import UsageError
+from sift_graph.sparsify import METHODS, MaskSet, MethodOptions, Schedule
 from sift_graph.train import MODELS, Config, describe, load_config
+from sift_graph.train.batches import batches, batches_per_epoch, read_ahead
 from sift_graph.train.build import build_model, mask_schedule
 from sift_graph.train.config import DataConfig, OptimizerConfig
 from sift_graph.train.data import load_data
 from sift_graph.train.models import MLP, ResNet
-from sift_graph.train.optimizer import learning_rate, make_optimizer
+from sift_graph.train.optimizer import clip_gradients, learning_rate, make_optimizer
 
 TOTALS = "macs_dense macs ratio counter counted_ratio effective_sparsity parameters masked_layers masked_weights edges"
 
@@ -79,6 +82,16 @@ def test_learning_rates():
     assert rates[20] == pytest.approx(0.4)
     assert rates[60] == pytest.approx(0.2)
     assert rates[99] < 1e-3
+    config = OptimizerConfig(lr=2.0, schedule="linear", final=0.5)
+    assert [learning_rate(config, step, steps=4, steps_per_epoch=1) for step in range(4)] == [2.0, 1.75, 1.5, 1.25]
+    config = OptimizerConfig(lr=2.0, schedule="constant", warmup_epochs=1.0)
+    assert [learning_rate(config, step, steps=4, steps_per_epoch=2) for step in range(4)] == [1.0, 2.0, 2.0, 2.0]
+    config = OptimizerConfig(lr=1.0, final=0.2, per_epoch=True, warmup_epochs=1.0)
+    rates = [learning_rate(config, step, steps=15, steps_per_epoch=3) for step in range(15)]
+    assert rates[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert rates[3:6] == [rates[3]] * 3
+    assert rates[9:12] == pytest.approx([0.6] * 3)
+    assert rates[12:] == pytest.approx([0.2 + 0.4 * (1 + math.cos(0.75 * math.pi))] * 3)
     config = OptimizerConfig(lr=1.0, schedule="step", milestones=(0.3, 0.6), gamma=0.1)
     rates = [learning_rate(config, step, steps=10, steps_per_epoch=1) for step in range(10)]
     assert rates == pytest.approx([1.0] * 3 + [0.1] * 3 + [0.01] * 4)
@@ -92,6 +105,48 @@ def test_weight_decay_spares_norms_and_biases():
     assert everything == {id(p) for p in model.parameters()}
     weights = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     assert decayed == weights
+    everywhere = make_optimizer(model, OptimizerConfig(weight_decay=0.1, decay_all=True, name="adamw"))
+    assert [group["weight_decay"] for group in everywhere.param_groups] == [0.1, 0.1]
+    assert isinstance(everywhere, torch.optim.AdamW)
+
+
+def test_clipping_measures_the_weights_that_are_kept():
+    layer = nn.Linear(3, 1, bias=False)
+    optimizer = make_optimizer(layer, OptimizerConfig(lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0))
+    masks = MaskSet({"weight": layer.weight}, {"weight": 2}, seed=0)
+    METHODS["static"].make(masks, optimizer, Schedule(0, 10), model=layer, options=MethodOptions())
+    clip_gradients(optimizer, 1.0)
+    for size, expected in ((10.0, 1 / math.sqrt(2)), (0.1, 0.1)):
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.full((1, 3), size)
+        optimizer.step()
+        moved = (before - layer.weight.detach())[masks["weight"]]
+        assert moved.tolist() == pytest.approx([expected] * 2)
+
+
+def test_batches_cover_an_epoch_and_leave_out_a_last_one_that_is_too_small():
+    drawn = list(batches(25, 8, seed=3, epoch=1))
+    assert [len(batch) for batch in drawn] == [8, 8, 8]
+    assert batches_per_epoch(25, 8) == 3
+    assert batches_per_epoch(26, 8) == 4
+    assert batches_per_epoch(26, 8, least=4) == 3
+    drawn = torch.cat(list(batches(24, 8, seed=3, epoch=1)))
+    assert sorted(drawn.tolist()) == list(range(24))
+    assert not torch.equal(drawn, torch.cat(list(batches(24, 8, seed=3, epoch=2))))
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    assert list(read_ahead(iter(range(5)))) == list(range(5))
+    assert list(read_ahead([])) == []
+
+    def failing():
+        yield 1
+        raise UsageError("the third file is broken")
+
+    items = read_ahead(failing())
+    assert next(items) == 1
+    with pytest.raises(UsageError, match="third file"):
+        next(items)
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "er", "erk", "balanced"])

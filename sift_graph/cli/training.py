@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,10 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="name=value, e.g. optimizer.lr=0.05; repeatable.", rich_help_panel="Config"),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="A recipe by name, e.g. shapes.", rich_help_panel="Config", show_default=False),
 ]
 FamilyOption = Annotated[
     str | None,
@@ -69,6 +74,7 @@ def train(
     model: ModelOption = None,
     data: DataOption = None,
     seed: SeedOption = None,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -77,10 +83,20 @@ def train(
     """Train one sparse model, and record its masks."""
     library = trainer()
     settings = library.load_config(
-        config, sets or (), family=family, sparsity=sparsity, method=method, model=model, data=data, seed=seed
+        config,
+        sets or (),
+        preset=preset,
+        family=family,
+        sparsity=sparsity,
+        method=method,
+        model=model,
+        data=data,
+        seed=seed,
     )
     with progress_bar("training") as progress:
         result = library.run(settings, out, resume=resume, progress=progress)
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun started several of us; the first one speaks
     if as_json:
         print_json({"schema": "sift-graph/train/1", **result.summary()})
         return
@@ -113,6 +129,7 @@ def describe(
     method: MethodOption = None,
     model: ModelOption = None,
     data: DataOption = None,
+    preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
     as_json: JsonOption = False,
@@ -122,7 +139,14 @@ def describe(
 
     library = trainer()
     settings = library.load_config(
-        config, sets or (), family=family, sparsity=sparsity, method=method, model=model, data=data
+        config,
+        sets or (),
+        preset=preset,
+        family=family,
+        sparsity=sparsity,
+        method=method,
+        model=model,
+        data=data,
     )
     facts = library.describe(settings)
     masked = [layer for layer in facts["layers"] if layer["masked"]]

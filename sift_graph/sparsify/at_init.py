@@ -16,10 +16,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from sift_graph.errors import TrainingError
 from sift_graph.sparsify.selection import largest, largest_overall
@@ -45,7 +49,35 @@ Choose = Callable[[Mapping[str, torch.Tensor], float], Masks]
 """``choose(scores, exponent)``: masks whose densities are the wanted ones to the power `exponent`."""
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-BYPASSED = (nn.LayerNorm, nn.GroupNorm, nn.GELU, nn.Softmax)
+
+
+class Straightened(TorchFunctionMode):
+    """Leaves out, while it is on, what would undo the flow from weights to outputs: norms over features, and softmax.
+
+    Attention becomes the product of queries, keys and values. The activations that are left out are the identity or
+    nearly so for positive inputs.
+    """
+
+    LEFT_OUT = (
+        functional.layer_norm,
+        functional.group_norm,
+        functional.gelu,
+        functional.silu,
+        functional.relu6,
+        functional.hardtanh,
+        functional.softmax,
+        torch.softmax,
+        torch.Tensor.softmax,
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, or what takes its place."""
+        if func in self.LEFT_OUT:
+            return args[0]
+        if func is functional.scaled_dot_product_attention:
+            queries, keys, values = args[:3]
+            return queries @ keys.transpose(-2, -1) @ values
+        return func(*args, **(kwargs or {}))
 
 
 def scoring_copy(model: nn.Module) -> nn.Module:
@@ -147,7 +179,8 @@ def grasp_scores(
             sum_ += gradient
     second = [torch.zeros_like(weight) for weight in listed]
     for x, y in halves:
-        gradients = torch.autograd.grad(loss(other(x) / temperature, y), listed, create_graph=True)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            gradients = torch.autograd.grad(loss(other(x) / temperature, y), listed, create_graph=True)
         product = torch.stack([(a * b).sum() for a, b in zip(first, gradients, strict=True)]).sum()
         parts = torch.autograd.grad(product, listed, materialize_grads=True)
         for sum_, part in zip(second, parts, strict=True):
@@ -161,7 +194,8 @@ def synflow_scores(
     r"""Score by synaptic flow, :math:`|\partial R / \partial \theta \odot \theta|`, with no data.
 
     :math:`R` is the sum of the outputs for an input of ones, in float64, with all parameters and buffers made positive,
-    in evaluation mode. Layer norms, GELU and softmax modules are left out of the copy: they would undo the flow.
+    in evaluation mode. What would undo the flow is left out: layer and group norms, GELU, SiLU, caps such as that of
+    ReLU6, and softmax; attention is the product of its three parts.
 
     Parameters
     ----------
@@ -179,10 +213,6 @@ def synflow_scores(
         Without biases, those of each layer add up to :math:`R`.
     """
     other = scoring_copy(model).eval().double()
-    for name, module in list(other.named_modules()):
-        if isinstance(module, BYPASSED):
-            parent, _, child = name.rpartition(".")
-            setattr(other.get_submodule(parent), child, nn.Identity())
     weights = weights_of(other, names)
     with torch.no_grad():
         for tensor in (*other.parameters(), *other.buffers()):
@@ -191,7 +221,8 @@ def synflow_scores(
         for name, weight in weights.items():
             weight.mul_(masks[name])
     ones = torch.ones_like(example[:1])
-    flow = other(ones.double() if ones.is_floating_point() else ones).sum()
+    with Straightened():
+        flow = other(ones.double() if ones.is_floating_point() else ones).sum()
     gradients = torch.autograd.grad(flow, list(weights.values()))
     return {n: (weight.detach() * g).abs() for (n, weight), g in zip(weights.items(), gradients, strict=True)}
 

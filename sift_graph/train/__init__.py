@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sift_graph.train.build import describe as describe
     from sift_graph.train.config import Config as Config
     from sift_graph.train.config_file import load_config as load_config
+    from sift_graph.train.config_file import presets as presets
     from sift_graph.train.config_file import to_toml as to_toml
     from sift_graph.train.data import DATASETS as DATASETS
     from sift_graph.train.loop import run as run
@@ -33,6 +34,7 @@ _HOME = {
     "describe": "build",
     "load_config": "config_file",
     "load_study": "study",
+    "presets": "config_file",
     "run": "loop",
     "sweep": "study",
     "to_toml": "config_file",

@@ -16,6 +16,7 @@ from sift_graph.train.check import checked
 from sift_graph.train.config import Config
 from sift_graph.train.data import data_spec
 from sift_graph.train.models import MODELS
+from sift_graph.train.start import load_start
 
 __all__ = ["Blueprint", "blueprint", "build_model", "describe", "make_masks", "mask_schedule"]
 
@@ -31,10 +32,18 @@ class Blueprint:
     counts : dict of str to int
         Weights kept in each layer that is neither the first nor the last, by layer name; all of them in the dense
         family.
+    is_densified : bool
+        Whether a family with masks is trained without, from a checkpoint that had them.
     """
 
     plan: Plan
     counts: dict[str, int]
+    is_densified: bool = False
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether layers carry masks."""
+        return self.plan.is_masked and not self.is_densified
 
     @property
     def macs(self) -> int:
@@ -64,7 +73,7 @@ class Blueprint:
     @property
     def cardinality(self) -> int:
         """Weights among which the masks choose: entries of all layers that carry one."""
-        return sum(cost.weights for cost in self.plan.transformed.values()) if self.plan.is_masked else 0
+        return sum(cost.weights for cost in self.plan.transformed.values()) if self.is_masked else 0
 
     def layer_table(self) -> list[dict[str, Any]]:
         """Give a mapping for each layer, in network order: the ``layers`` of :func:`describe`."""
@@ -74,7 +83,7 @@ class Blueprint:
         table = []
         for layer in self.plan.layers:
             cost, dense, edges = layer.cost, layer.dense, self.edges(layer)
-            is_masked = self.plan.is_masked and not layer.is_fixed
+            is_masked = self.is_masked and not layer.is_fixed
             table.append(
                 {
                     "name": cost.name,
@@ -155,13 +164,19 @@ def blueprint(config: Config) -> Blueprint:
     Raises
     ------
     UsageError
-        If the family cannot reach its budget, or a layer would keep no weight.
+        If the family cannot reach its budget, a layer would keep no weight, or the checkpoint to begin with has other
+        masks.
     """
     what = family_plan(config)
     layers = what.transformed
     if not layers:
         raise UsageError("the model has no layer between its first and its last; there is no mask to record")
     shapes = {name: cost.shape for name, cost in layers.items()}
+    start = load_start(config.start)
+    if start is not None and what.is_masked and config.start.masks == "dense":
+        return Blueprint(what, {name: cost.weights for name, cost in layers.items()}, is_densified=True)
+    if start is not None and what.is_masked and config.start.masks == "keep":
+        return Blueprint(what, start.counts(shapes))
     own_counts = METHODS[config.method].counts if what.is_masked else None
     if own_counts is not None:
         return Blueprint(what, own_counts(shapes, config.options))
@@ -238,7 +253,12 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def make_masks(
-    config: Config, model: nn.Module, found: Blueprint, evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    config: Config,
+    model: nn.Module,
+    found: Blueprint,
+    *,
+    evidence: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> MaskSet | None:
     """Lay out the masks of a family's model and apply them.
 
@@ -249,13 +269,15 @@ def make_masks(
     found : Blueprint
     evidence : callable
         Gives the inputs and targets on which masks that depend on the data are laid out.
+    loss : callable
+        ``loss(outputs, targets)`` of those.
 
     Returns
     -------
     MaskSet or None
         None for a family without masks.
     """
-    if not found.plan.is_masked:
+    if not found.is_masked:
         return None
     method, masks = METHODS[config.method], config.masks
     layout = method.init if masks.init == "own" else masks.init
@@ -270,6 +292,7 @@ def make_masks(
         scope=method.scope(config.options),
         costs=positions if masks.compensate else None,
         batches=lambda: [evidence()],
+        loss=loss,
         options=config.options,
     )
 
@@ -300,7 +323,8 @@ def mask_schedule(config: Config, steps: int) -> Schedule:
         drop_fraction=masks.drop_fraction,
         drop_floor=config.options.drop_floor,
     )
-    is_moving = FAMILIES[config.family].is_masked and METHODS[config.method].moves
+    is_densified = config.start.checkpoint and config.start.masks == "dense"
+    is_moving = FAMILIES[config.family].is_masked and METHODS[config.method].moves and not is_densified
     if is_moving and not schedule.updates:
         raise UsageError(
             f"masks.every: the masks of method {config.method!r} would never move: no multiple of {masks.every} lies "

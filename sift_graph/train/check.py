@@ -13,7 +13,8 @@ from sift_graph.sparsify import DISTRIBUTIONS, LAYOUTS, METHODS
 from sift_graph.train.config import Config, ModelConfig
 from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
-from sift_graph.train.optimizer import LR_SCHEDULES
+from sift_graph.train.optimizer import LR_SCHEDULES, OPTIMIZERS
+from sift_graph.train.start import START_MASKS
 
 __all__ = ["checked"]
 
@@ -44,7 +45,10 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("data.name", config.data.name, DATASETS),
         ("masks.distribution", config.masks.distribution, DISTRIBUTIONS),
         ("masks.init", config.masks.init, ("own", *LAYOUTS)),
+        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
+        ("start.masks", config.start.masks, START_MASKS),
+        ("training.precision", config.training.precision, ("fp32", "bf16")),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
         check_name(key, value, known, where)
@@ -64,10 +68,43 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("optimizer.lr", optimizer.lr > 0, optimizer.lr, "above 0"),
         ("optimizer.momentum", 0 <= optimizer.momentum < 1, optimizer.momentum, "in [0, 1)"),
         ("optimizer.weight_decay", optimizer.weight_decay >= 0, optimizer.weight_decay, "0 or more"),
+        (
+            "optimizer.betas",
+            len(optimizer.betas) == 2 and all(0 <= beta < 1 for beta in optimizer.betas),
+            optimizer.betas,
+            "two numbers in [0, 1)",
+        ),
+        ("optimizer.eps", optimizer.eps > 0, optimizer.eps, "above 0"),
+        ("optimizer.clip", optimizer.clip >= 0, optimizer.clip, "0 or more"),
+        ("optimizer.final", 0 <= optimizer.final <= 1, optimizer.final, "in [0, 1], a fraction of optimizer.lr"),
+        (
+            "optimizer.milestones",
+            all(0 < milestone <= 1 for milestone in optimizer.milestones),
+            optimizer.milestones,
+            "fractions of the training, above 0 and at most 1",
+        ),
+        (
+            "optimizer.warmup_epochs",
+            optimizer.warmup_epochs <= training.epochs,
+            optimizer.warmup_epochs,
+            f"at most training.epochs, {training.epochs}",
+        ),
         ("optimizer.gamma", optimizer.gamma > 0, optimizer.gamma, "above 0"),
         ("optimizer.warmup_epochs", optimizer.warmup_epochs >= 0, optimizer.warmup_epochs, "0 or more"),
         ("training.epochs", training.epochs >= 1, training.epochs, "1 or more"),
         ("training.batch_size", training.batch_size >= 2, training.batch_size, "2 or more, for batch norm"),
+        (
+            "training.accumulate",
+            1 <= training.accumulate <= training.batch_size // 2,
+            training.accumulate,
+            "1 or more, with 2 or more examples a part",
+        ),
+        (
+            "training.label_smoothing",
+            0 <= training.label_smoothing < 1,
+            training.label_smoothing,
+            "in [0, 1)",
+        ),
         ("training.threads", training.threads >= 1, training.threads, "1 or more"),
         ("checkpoint.seconds", config.checkpoint.seconds >= 0, config.checkpoint.seconds, "0 or more"),
     )
@@ -81,6 +118,11 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"{where}masks.init: method {config.method!r} begins with masks of its own, found {config.masks.init!r}; "
             "leave masks.init out"
         )
+    if config.start.checkpoint and config.start.masks == "keep" and method.init != "random":
+        raise UsageError(
+            f"{where}start.masks: method {config.method!r} begins with masks of its own, found 'keep'; choose another "
+            "method, or start.masks='draw'"
+        )
     check_data(config.data, where=where)
     n, m = config.options.pattern
     if config.method == "nm" and FAMILIES[config.family].is_masked and abs(1 - n / m - config.sparsity) > 1e-9:
@@ -89,7 +131,7 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"ask for --sparsity {1 - n / m:g} or for another pattern"
         )
     check_device(training.device, where)
-    if optimizer.nesterov and optimizer.momentum == 0:
+    if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
     try:
         config.ift.resolved(config.family)

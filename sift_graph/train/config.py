@@ -15,6 +15,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RecordConfig",
+    "StartConfig",
     "TrainingConfig",
 ]
 
@@ -130,29 +131,49 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD and its learning rate.
+    """The optimizer and its learning rate.
 
     Attributes
     ----------
-    lr, momentum, weight_decay : float
-        Weight decay spares norms and biases.
-    nesterov : bool
+    name : str
+        ``sgd`` or ``adamw``.
+    lr : float
+    momentum, nesterov : float, bool
+        Of SGD.
+    betas, eps : tuple of float, float
+        Of AdamW.
+    weight_decay : float
+    decay_all : bool
+        Whether norms and biases decay too; otherwise they are spared.
+    clip : float
+        Largest norm of the gradient of all weights that are kept; 0 for no clipping.
     schedule : str
-        ``cosine`` or ``step``.
+        ``cosine``, ``linear``, ``step`` or ``constant``.
+    final : float
+        Where the cosine and the linear schedule end, as a fraction of `lr`.
     milestones : tuple of float
         Of the step schedule: fractions of the training at which the rate is multiplied by `gamma`.
     gamma : float
+    per_epoch : bool
+        Whether the rate changes between epochs only.
     warmup_epochs : float
-        Linear warm-up, before either schedule.
+        Linear warm-up, before any schedule.
     """
 
+    name: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = True
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
     weight_decay: float = 5e-4
+    decay_all: bool = False
+    clip: float = 0.0
     schedule: str = "cosine"
+    final: float = 0.0
     milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
     gamma: float = 0.2
+    per_epoch: bool = False
     warmup_epochs: float = 0.0
 
 
@@ -162,7 +183,15 @@ class TrainingConfig:
 
     Attributes
     ----------
-    epochs, batch_size : int
+    epochs : int
+    batch_size : int
+        Examples of one optimizer update, over all processes.
+    accumulate : int
+        Parts in which a process takes its examples, one after the other, to need less memory.
+    label_smoothing : float
+        In [0, 1).
+    precision : str
+        ``fp32``, or ``bf16`` for automatic mixed precision.
     device : str
         As PyTorch names it. Runs are reproduced bit for bit on ``cpu``.
     threads : int
@@ -171,6 +200,9 @@ class TrainingConfig:
 
     epochs: int = 30
     batch_size: int = 50
+    accumulate: int = 1
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
     device: str = "cpu"
     threads: int = 1
 
@@ -202,6 +234,27 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class StartConfig:
+    """What a run begins with, if not with weights drawn from the seed.
+
+    Attributes
+    ----------
+    checkpoint : str
+        A run directory of this trainer, or its ``checkpoint.pt``; empty to begin from the seed. The optimizer and the
+        schedules begin anew.
+    masks : str
+        ``keep`` the checkpoint's masks, from which the method goes on; ``dense`` to let all weights back in; ``draw``
+        new masks on its weights.
+    fresh : tuple of str
+        Globs of parameters that do begin from the seed: ``["head.*"]`` for other classes.
+    """
+
+    checkpoint: str = ""
+    masks: str = "keep"
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run.
 
@@ -219,7 +272,7 @@ class Config:
         How the family transforms the model: :class:`sift_graph.ift.Options`.
     options : MethodOptions
         Of the method: :class:`sift_graph.sparsify.MethodOptions`.
-    model, data, masks, optimizer, training, record, checkpoint
+    model, data, masks, optimizer, training, record, checkpoint, start
         Tables of their own.
     """
 
@@ -236,3 +289,4 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     record: RecordConfig = field(default_factory=RecordConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    start: StartConfig = field(default_factory=StartConfig)

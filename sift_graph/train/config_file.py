@@ -15,6 +15,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,26 @@ from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.train.check import checked
 from sift_graph.train.config import Config
 
-__all__ = ["from_mapping", "load_config", "put", "read_toml", "to_toml"]
+__all__ = ["from_mapping", "load_config", "presets", "put", "read_toml", "to_toml"]
 
 
-def load_config(path: str | os.PathLike[str] | None = None, sets: Iterable[str] = (), **overrides: Any) -> Config:
+def load_config(
+    path: str | os.PathLike[str] | None = None, sets: Iterable[str] = (), *, preset: str | None = None, **overrides: Any
+) -> Config:
     """Read a configuration.
 
     Parameters
     ----------
     path : path, optional
-        A TOML file; left out, the defaults.
+        A TOML file; left out, the preset or the defaults. What the file says comes after the preset.
     sets : iterable of str
         ``"name=value"``, later ones win: ``"optimizer.lr=0.05"``, ``"method=rigl"``.
+    preset : str, optional
+        A recipe that comes with the package: one of :func:`presets`.
     **overrides
         Fields of :class:`Config` by name, applied last; None leaves a field alone. For a table, a mapping, or a word
-        that sets its ``name``.
+        that sets its ``name``; where that is another one than the file's or the preset's, the rest of their table is
+        left out.
 
     Returns
     -------
@@ -46,20 +52,28 @@ def load_config(path: str | os.PathLike[str] | None = None, sets: Iterable[str] 
     Raises
     ------
     UsageError
-        If the file is missing or not TOML, a name does not exist, or a value does not fit.
+        If the file is missing or not TOML, a preset or a name does not exist, or a value does not fit.
 
     Examples
     --------
     >>> config = load_config(sets=["optimizer.lr=0.05"], family="sparse_wide", sparsity=0.9, model="mlp")
     >>> config.optimizer.lr, config.model.name
     (0.05, 'mlp')
+    >>> load_config(preset="cifar100_resnet18").training.epochs
+    200
     """
     values: dict[str, Any] = {}
     where = ""
+    if preset is not None:
+        values = _nested(Config, read_preset(preset), "")
     if path is not None:
         where = f"{path}: "
-        values = read_toml(path)
-    values = _nested(Config, values, where)
+        for name, value in read_toml(path).items():
+            put(values, name, value, where)
+    for name, value in overrides.items():
+        given = values.get(name)
+        if isinstance(value, str) and isinstance(given, dict) and given.get("name", value) != value:
+            values[name] = {}  # another model or data set: the first one's options mean nothing to it
     for item in sets:
         name, equals, text = item.partition("=")
         if not equals:
@@ -69,6 +83,32 @@ def load_config(path: str | os.PathLike[str] | None = None, sets: Iterable[str] 
         if value is not None:
             put(values, name, value, "")
     return from_mapping(values, where=where)
+
+
+def presets() -> list[str]:
+    """List the recipes that come with the package.
+
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+
+    Examples
+    --------
+    >>> "cifar100_resnet18" in presets()
+    True
+    """
+    files = resources.files("sift_graph.train").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read a recipe that comes with the package."""
+    known = presets()
+    if name not in known:
+        raise UsageError(f"unknown preset {name!r}{did_you_mean(name, known)}")
+    text = resources.files("sift_graph.train").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

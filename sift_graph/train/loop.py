@@ -1,9 +1,12 @@
 """The training loop: one pass from a configuration to a run directory.
 
 A run is reproduced bit for bit by its configuration on one machine: initial weights come from the seed, masks from the
-seed and their names, the batches of an epoch from the seed and the epoch, random growth from the seed, the name and the
-step. A checkpoint is written at the end of an epoch, after everything up to its step has been recorded, so that a run
-that goes on from there writes what the uninterrupted one would have written.
+seed and their names, the batches, the augmentation and the dropout of an epoch from the seed and the epoch, random
+growth from the seed, the name and the step. A checkpoint is written at the end of an epoch, after everything up to its
+step has been recorded, so that a run that goes on from there writes what the uninterrupted one would have written.
+
+Several processes, as ``torchrun`` starts them, share each batch out and average their gradients, so that they hold
+equal weights and masks at all times; the first of them writes.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,15 +30,18 @@ from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
+from sift_graph.train.batches import batches, batches_per_epoch, read_ahead
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
 from sift_graph.train.check import checked
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import to_toml
-from sift_graph.train.data import Dataset, load_data
-from sift_graph.train.optimizer import learning_rate, make_optimizer
+from sift_graph.train.data import DATASETS, Dataset, load_data
+from sift_graph.train.optimizer import clip_gradients, learning_rate, make_optimizer
 from sift_graph.train.progress import Progress, Report, reporting
+from sift_graph.train.ranks import Ranks, ranked
 from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished
+from sift_graph.train.start import load_start
 
 __all__ = ["run"]
 
@@ -88,22 +94,28 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         check_same_run(config, run_dir)
         if (earlier := finished(run_dir)) is not None:
             return earlier
-    with isolated(config):
-        trainer = Trainer(config, found)  # everything that can be wrong with a configuration is found in here
+    with (
+        ranked(config.training.device) as ranks,
+        isolated(config, ranks),
+        closing(Trainer(config, found, ranks)) as trainer,  # everything wrong with a configuration is found in here
+    ):
         found = trainer.found
         about = {name: getattr(config, name) for name in ("family", "sparsity", "seed")} | {
-            "method": config.method if found.plan.is_masked else config.family,
+            "method": config.method if found.is_masked else "densified" if found.is_densified else config.family,
             "model": config.model.name,
             "data": config.data.name,
         }
-        writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
-        write_atomically(run_dir / CONFIG, to_toml(config).encode())
-        logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
+        ranks.wait()  # until all have looked at what is there
+        writer = None
+        if ranks.is_first:
+            writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
+            write_atomically(run_dir / CONFIG, to_toml(config).encode())
+            logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
         began = time.perf_counter()
         if resume:
-            trainer.resume(writer)
-        with reporting(progress, run_dir.name) as report:
-            row = trainer.train(writer, report)
+            trainer.resume(run_dir, writer)
+        with reporting(progress if ranks.is_first else False, run_dir.name) as report:
+            row = trainer.train(run_dir, writer, report)
     found = replace(found, counts=trainer.edges())
     result = RunResult(
         run_dir=run_dir,
@@ -114,26 +126,42 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         effective_sparsity=found.effective_sparsity,
         seconds=time.perf_counter() - began,
     )
-    mark_finished(result)
+    if ranks.is_first:
+        mark_finished(result)
     return result
 
 
 class Trainer:
     """Model, data, optimizer, masks and method of one run, and the step that they are at."""
 
-    def __init__(self, config: Config, found: Blueprint) -> None:
+    def __init__(self, config: Config, found: Blueprint, ranks: Ranks) -> None:
         self.config = config
-        self.device = torch.device(config.training.device)
+        self.ranks = ranks
         self.data: Dataset = load_data(config.data, config.seed)
-        self.model: nn.Module = build_model(config).to(self.device)
+        self.model: nn.Module = build_model(config).to(ranks.device)
+        start = load_start(config.start)
+        if start is not None:
+            start.fill(self.model, config.start.fresh)
         self.optimizer = make_optimizer(self.model, config.optimizer)
-        samples, batch = len(self.data.train), config.training.batch_size
-        self.steps_per_epoch = samples // batch + (samples % batch > 1)  # batch norm cannot train on one image
+        samples = len(self.data.train)
+        self.least = 2 * ranks.world  # batch norm cannot train on one image
+        if config.training.batch_size < self.least * config.training.accumulate:
+            raise UsageError(
+                f"training.batch_size: {config.training.batch_size} leaves less than 2 examples for each part of each "
+                f"of {ranks.world} processes; raise it or lower training.accumulate"
+            )
+        self.steps_per_epoch = batches_per_epoch(samples, config.training.batch_size, least=self.least)
         if not self.steps_per_epoch:
-            raise UsageError(f"data.train_samples: expected 2 or more images to train on, found {samples}")
+            raise UsageError(f"data.train_samples: expected {self.least} or more images to train on, found {samples}")
         self.steps = config.training.epochs * self.steps_per_epoch
         self.schedule = mask_schedule(config, self.steps)
-        self.masks: MaskSet | None = make_masks(config, self.model, found, self.evidence)
+        if start is not None and found.is_masked and config.start.masks == "keep":
+            costs = {f"{name}.weight": float(cost.positions) for name, cost in found.plan.transformed.items()}
+            self.masks: MaskSet | None = start.mask_set(
+                self.model, found.counts, seed=config.seed, costs=costs if config.masks.compensate else None
+            )
+        else:
+            self.masks = make_masks(config, self.model, found, evidence=self.evidence, loss=mean_loss)
         self.method = None
         self.found = found
         if self.masks is not None:
@@ -141,6 +169,8 @@ class Trainer:
             self.method = METHODS[config.method].make(
                 self.masks, self.optimizer, self.schedule, model=self.model, options=config.options
             )
+        clip_gradients(self.optimizer, config.optimizer.clip)
+        self.parallel = ranks.wrapped(self.model)
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = 0
         self.row: dict[str, Any] = {}
@@ -155,7 +185,7 @@ class Trainer:
         else:
             chosen = balanced_sample(torch.as_tensor(labels), wanted, generator)
         samples, targets = examples.batch(chosen)
-        return samples.to(self.device), targets.to(self.device)
+        return samples.to(self.ranks.device), targets.to(self.ranks.device)
 
     def edges(self) -> dict[str, int]:
         """Weights that each recorded layer keeps now, by layer name."""
@@ -163,18 +193,22 @@ class Trainer:
             return self.found.counts
         return {layer_name(name): count for name, count in self.masks.edges().items()}
 
-    def train(self, writer: RunWriter, report: Report) -> dict[str, Any]:
+    def close(self) -> None:
+        """Let go of what belongs to all processes: PyTorch hangs where it outlives their group."""
+        self.parallel = self.model
+
+    def train(self, run_dir: Path, writer: RunWriter | None, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
-        data = self.data.train.to(self.device)
         if self.step == 0:
             self.snapshot(writer)
         saved = time.monotonic()
         for epoch in range(self.step // self.steps_per_epoch, self.config.training.epochs):
             self.model.train()
+            seeds = np.random.SeedSequence([self.config.seed, epoch, 1 + self.ranks.rank])  # 0 orders the batches
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))  # for dropout
             losses = []
-            generator = np.random.default_rng([self.config.seed, epoch, 1])  # 0 would repeat the order of the batches
-            for batch in batches(len(data), self.config.training.batch_size, seed=self.config.seed, epoch=epoch):
-                losses.append(self.update(*data.batch(batch, generator), writer.run_dir))
+            for inputs, labels, count in self.epoch_batches(epoch, np.random.default_rng(seeds)):
+                losses.append(self.update(inputs, labels, count, run_dir))
                 if self.schedule.is_update(self.step) or self.step == self.steps:
                     self.snapshot(writer)
             self.row = {
@@ -186,49 +220,88 @@ class Trainer:
             self.row["lr"] = self.optimizer.param_groups[0]["lr"]
             if self.masks is not None:
                 self.row["itop_rate"] = self.masks.itop_rate()
-            writer.append_metrics(self.row)
-            if self.step == self.steps or time.monotonic() - saved >= self.config.checkpoint.seconds:
-                save_checkpoint(writer.run_dir / CHECKPOINT, self.state_dict())
-                saved = time.monotonic()
+            if writer is not None:
+                writer.append_metrics(self.row)
+                if self.step == self.steps or time.monotonic() - saved >= self.config.checkpoint.seconds:
+                    save_checkpoint(run_dir / CHECKPOINT, self.state_dict())
+                    saved = time.monotonic()
             report(self.step, self.steps)
         return self.row
 
-    def update(self, images: torch.Tensor, labels: torch.Tensor, run_dir: Path) -> float:
-        """Make one optimizer update, then let the method move the masks; give the loss."""
-        config = self.config.optimizer
-        rate = learning_rate(config, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
+    def epoch_batches(
+        self, epoch: int, generator: np.random.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Give this process's inputs and labels of each batch of an epoch, and how many all processes have."""
+        data, size = self.data.train.to(self.ranks.device), self.config.training.batch_size
+        indices = batches(len(data), size, seed=self.config.seed, epoch=epoch, least=self.least)
+        loaded = ((*data.batch(self.ranks.share(batch), generator), len(batch)) for batch in indices)
+        return read_ahead(loaded) if data.is_lazy else loaded
+
+    def update(self, inputs: torch.Tensor, labels: torch.Tensor, count: int, run_dir: Path) -> float:
+        """Make one optimizer update, then let the method move the masks; give the loss, over all processes."""
+        config = self.config.training
+        rate = learning_rate(self.config.optimizer, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(*flattened(self.model(images), labels))
-        value = loss.item()
+        value = 0.0
+        parts = list(zip(inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+        for i, (x, y) in enumerate(parts):
+            share = len(x) / count
+            with self.averaging(last=i == len(parts) - 1):
+                with self.autocast():
+                    logits, y = flattened(self.parallel(x), y)
+                    loss = functional.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+                value += loss.item() * share
+                # Processes are averaged, parts are added up: both weighed by their examples, whole batches not at all.
+                (loss if share == 1 else loss * (share * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
+        [value] = self.ranks.total([value])
         if not math.isfinite(value):
             raise TrainingError(
                 f"{run_dir}: the loss is {value} at step {self.step + 1} of {self.steps}; what was recorded until then "
                 "is kept. Lower optimizer.lr or set optimizer.warmup_epochs"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.step += 1
         if self.method is not None:
             self.method.step(self.step)
         return value
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Give the context of the forward pass, in the precision that is asked for."""
+        if self.config.training.precision == "bf16":
+            return torch.autocast(self.ranks.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def averaging(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Give the context of a backward pass: processes average gradients at the last part of a batch only."""
+        if isinstance(self.parallel, nn.parallel.DistributedDataParallel) and not last:
+            return self.parallel.no_sync()
+        return nullcontext()
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and accuracy on the validation images."""
+        """Loss and accuracy on the validation examples; of a text, the perplexity too."""
+        self.ranks.spread_buffers(self.model)
         self.model.eval()
-        data = self.data.validation.to(self.device)
+        data = self.data.validation.to(self.ranks.device)
+        is_text = DATASETS[self.config.data.name].kind == "tokens"
+        size = 512  # of small images; of anything else, what fits while training
+        if is_text or data.is_lazy:
+            size = max(1, self.config.training.batch_size // (self.config.training.accumulate * self.ranks.world))
         loss, right, count = 0.0, 0, 0
-        for indices in torch.split(torch.arange(len(data)), 512):
+        for indices in torch.split(self.ranks.share(torch.arange(len(data))), size):
             inputs, labels = data.batch(indices)
-            logits, labels = flattened(self.model(inputs), labels)
-            loss += functional.cross_entropy(logits, labels, reduction="sum").item()
+            with self.autocast():
+                logits, labels = flattened(self.model(inputs), labels)
+                loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
             count += labels.numel()
-        return {"val_loss": loss / count, "val_accuracy": right / count}
+        loss, hits, total = self.ranks.total([loss, right, count])
+        metrics = {"val_loss": loss / total, "val_accuracy": hits / total}
+        return metrics | ({"val_perplexity": math.exp(min(loss / total, 700.0))} if is_text else {})
 
-    def snapshot(self, writer: RunWriter) -> None:
+    def snapshot(self, writer: RunWriter | None) -> None:
         """Record the masks and weights of this step; those of the dense family are all ones."""
         masks: Mapping[str, torch.Tensor] = self.masks.masks() if self.masks is not None else {}
         layers = {}
@@ -239,7 +312,11 @@ class Trainer:
             if mask is None:
                 mask = torch.ones_like(weight, dtype=torch.bool)
             layers[name] = LayerMask.from_dense(name, mask, weight, groups=groups, source=source)
+        digests = [layers[name].digest for name in layers] if self.ranks.world > 1 else []
+        self.ranks.check_equal(digests, f"the masks at step {self.step}")
         policy = cast(WeightPolicy, self.config.record.weights)
+        if writer is None:
+            return
         writer.write_snapshot(Snapshot(self.step, layers, self.step / self.steps_per_epoch), weights=policy)
 
     def state_dict(self) -> dict[str, Any]:
@@ -251,21 +328,26 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "masks": None if self.masks is None else self.masks.state_dict(),
-            "torch_rng": torch.get_rng_state(),
         }
 
-    def resume(self, writer: RunWriter) -> None:
+    def resume(self, run_dir: Path, writer: RunWriter | None) -> None:
         """Go on from the last checkpoint, or from step 0 where there is none; put later recordings aside."""
-        state = load_checkpoint(writer.run_dir / CHECKPOINT)
+        state = load_checkpoint(run_dir / CHECKPOINT)
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.masks is not None:
                 self.masks.load_state_dict(state["masks"])
             self.step, self.row = state["step"], state["row"]
-            torch.set_rng_state(state["torch_rng"])
-        writer.rewind(self.step if state is not None else -1)
-        logger.info("%s: resumed at step %d of %d", writer.run_dir, self.step, self.steps)
+        self.ranks.wait()  # until all have read what the first may write anew
+        if writer is not None:
+            writer.rewind(self.step if state is not None else -1)
+            logger.info("%s: resumed at step %d of %d", run_dir, self.step, self.steps)
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy that weights are scored by before training, a mean over all labels of a batch."""
+    return functional.cross_entropy(*flattened(logits, labels))
 
 
 def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,20 +355,11 @@ def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor,
     return logits.flatten(0, -2), labels.flatten()
 
 
-def batches(samples: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[torch.Tensor]:
-    """Draw the indices of each batch of an epoch; a last batch of one image is left out."""
-    order = np.random.default_rng([seed, epoch]).permutation(samples)
-    for batch in torch.split(torch.from_numpy(order), batch_size):
-        if len(batch) > 1:
-            yield batch
-
-
 @contextmanager
-def isolated(config: Config) -> Iterator[None]:
+def isolated(config: Config, ranks: Ranks) -> Iterator[None]:
     """Seed PyTorch and set its threads for a run; put both back as they were."""
     threads = torch.get_num_threads()
-    device = torch.device(config.training.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
         torch.set_num_threads(config.training.threads)
         torch.manual_seed(config.seed)
         try:

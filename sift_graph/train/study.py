@@ -3,6 +3,7 @@
 A study is a TOML file::
 
     seeds = [0, 1]                    # or a number of seeds: 2
+    preset = "shapes"                 # what [config] changes; may be left out
     [grid]                            # lists; every combination is a run
     family = ["dense", "sparse_wide"]
     sparsity = [0.5, 0.9]
@@ -30,7 +31,7 @@ from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError, did
 from sift_graph.ift.families import FAMILIES
 from sift_graph.parallel import unordered
 from sift_graph.train.config import Config
-from sift_graph.train.config_file import from_mapping, put, read_toml
+from sift_graph.train.config_file import from_mapping, put, read_preset, read_toml
 from sift_graph.train.loop import run
 from sift_graph.train.progress import Progress, reporting
 from sift_graph.train.result import RunResult, check_same_run, finished
@@ -40,6 +41,7 @@ __all__ = ["FailedRun", "SweepResult", "load_study", "sweep"]
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.jsonl"
+KEYS = ("seeds", "preset", "grid", "config")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     Parameters
     ----------
     path : path
-        A TOML file with ``seeds``, ``[grid]`` and ``[config]``, each of which may be left out.
+        A TOML file with ``seeds``, ``preset``, ``[grid]`` and ``[config]``, each of which may be left out.
 
     Returns
     -------
@@ -100,8 +102,8 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     study = read_toml(path)
     where = f"{path}: "
     for key in study:
-        if key not in ("seeds", "grid", "config"):
-            raise UsageError(f"{where}unknown key {key!r}{did_you_mean(key, ('seeds', 'grid', 'config'))}")
+        if key not in KEYS:
+            raise UsageError(f"{where}unknown key {key!r}{did_you_mean(key, KEYS)}")
     seeds = study.get("seeds", [0])
     seeds = list(range(seeds)) if type(seeds) is int else seeds
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
@@ -110,7 +112,8 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{where}grid.{key}: expected a list of values, found {values!r}")
-    base = dict(flat(study.get("config", {})))
+    base = dict(flat(read_preset(study["preset"]))) if "preset" in study else {}
+    base |= flat(study.get("config", {}))
     if "seed" in grid or "seed" in base:
         raise UsageError(f"{where}seed: name the seeds of a study once, as seeds = [0, 1]")
     configs: dict[str, Config] = {}
