@@ -1,7 +1,7 @@
 r"""Shapes: a procedural data set in the form of CIFAR-100, generated from a seed.
 
 Each image of 32 by 32 in three colours shows one object. Its class is a pair of ten outlines and ten textures, so an
-outline or a texture alone says no more than one class in ten. Position, size, rotation, colours, the phase of the
+outline or a texture alone says no more than one class in ten. Position, size, a slight rotation, colours, the phase of the
 texture and the light are drawn anew for each image; behind the object lie stripes in a random direction and two discs
 of one colour, in front of it a third; noise is added last. An image depends on the seed, its part (training or
 validation) and its index alone: asking for fewer images gives the first of them.
@@ -25,7 +25,7 @@ __all__ = ["OUTLINES", "SHAPES_SIZE", "TEXTURES", "draw_shapes", "load_shapes"]
 SHAPES_SIZE = 32
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CHUNK = 1000  # images of one generator; part of what a seed means
-GRAIN = 0.05  # standard deviation of the noise that is always there, where a pixel goes from 0 to 1
+GRAIN = 0.03  # standard deviation of the noise that is always there, where a pixel goes from 0 to 1
 
 Plane = NDArray[Any]  # float32, shape (n, height, width)
 
@@ -133,12 +133,12 @@ def draw_chunk(generator: np.random.Generator, classes: int, noise: float) -> tu
     second = apart(uniform(0, 1, 3, 1, 1), first)
     turn, phase, pitch = uniform(0, 2 * np.pi), uniform(0, 2 * np.pi), uniform(2, 12)
     waves = np.sin(pitch * (x * np.cos(turn) + y * np.sin(turn)) + phase)
-    image = ground + (uniform(0, 0.2) * waves)[:, None] + (uniform(-0.15, 0.15) * x + uniform(-0.15, 0.15) * y)[:, None]
+    image = ground + (uniform(0, 0.1) * waves)[:, None] + (uniform(-0.15, 0.15) * x + uniform(-0.15, 0.15) * y)[:, None]
     for _ in range(2):
         image = with_disc(image, x, y, uniform)
     # The object.
-    size, turn = uniform(0.4, 0.8), uniform(0, 2 * np.pi)
-    dx, dy = (x - uniform(-0.35, 0.35)) / size, (y - uniform(-0.35, 0.35)) / size
+    size, turn = uniform(0.6, 0.95), uniform(-0.5, 0.5)
+    dx, dy = (x - uniform(-0.25, 0.25)) / size, (y - uniform(-0.25, 0.25)) / size
     u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     phase = uniform(0, 2 * np.pi)
@@ -166,7 +166,7 @@ def apart(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
 def with_disc(image: np.ndarray, x: Plane, y: Plane, uniform: Callable[..., np.ndarray]) -> np.ndarray:
     """Lay a disc of one colour somewhere over each image."""
     distance = np.hypot(x - uniform(-1, 1), y - uniform(-1, 1))
-    inside = np.clip(0.5 + (uniform(0.12, 0.25) - distance) * (SHAPES_SIZE / 2), 0, 1)[:, None]
+    inside = np.clip(0.5 + (uniform(0.1, 0.2) - distance) * (SHAPES_SIZE / 2), 0, 1)[:, None]
     covered: np.ndarray = image + inside * (uniform(0, 1, 3, 1, 1) - image)
     return covered
 
