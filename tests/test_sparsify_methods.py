@@ -13,6 +13,8 @@ from torch import nn
 from sift_graph.errors import MaskError, TrainingError, UsageError
 from sift_graph.sparsify import METHODS, MaskSet, MethodOptions, Rewire, Schedule, largest, largest_overall, layer_name
 from sift_graph.sparsify.rewire import rigl, set_
+from sift_graph.train import load_config
+from sift_graph.train.build import mask_schedule
 from tests.sparse_run import COUNTS, OPTIMIZERS, SCHEDULE, Run, equal
 
 
@@ -381,3 +383,11 @@ def test_a_scope_that_a_method_does_not_have_is_refused():
     with pytest.raises(UsageError, match=r"ranks weights by layer, not by 'global'; leave options.scope out"):
         METHODS["rigl"].scope(MethodOptions(scope="global"))
     assert METHODS["snip"].scope(MethodOptions()) == "global"
+
+
+def test_the_preset_of_itop_moves_masks_to_the_end():
+    config = load_config(preset="cifar100_resnet34_itop", family="sparse_wide", sparsity=0.9)
+    schedule = mask_schedule(config, 78_200)
+    assert (config.method, config.masks.distribution, len(schedule.updates)) == ("rigl", "erk", 19)
+    assert schedule.fraction(78_200) == pytest.approx(0.005)
+    assert schedule.fraction(0) == pytest.approx(0.5)

@@ -162,7 +162,7 @@ def test_blocks_are_kept_or_pruned_as_one(block):
 def test_a_costly_layer_pays():
     edges = []
     for costs in ({"1.weight": 1.0, "4.weight": 1.0}, {"1.weight": 8.0, "4.weight": 1.0}):
-        run = Run("static")
+        run = Run("static", layout="dense")
         masks = lay_out(run.model, COUNTS, layout="dense", costs=costs)
         options = MethodOptions(ramp=0.0)
         run.optimizer = torch.optim.SGD(run.model.parameters(), lr=0.05)

@@ -168,12 +168,12 @@ def blueprint(config: Config) -> Blueprint:
     layers = what.transformed
     if not layers:
         raise UsageError("the model has no layer between its first and its last; there is no mask to record")
+    shapes = {name: cost.shape for name, cost in layers.items()}
     start = load_start(config.start)
     if start is not None and what.is_masked and config.start.masks == "dense":
         return Blueprint(what, {name: cost.weights for name, cost in layers.items()}, is_densified=True)
     if start is not None and what.is_masked and config.start.masks == "keep":
-        return Blueprint(what, start.counts({name: cost.shape for name, cost in layers.items()}))
-    shapes = {name: cost.shape for name, cost in layers.items()}
+        return Blueprint(what, start.counts(shapes))
     own_counts = METHODS[config.method].counts if what.is_masked else None
     if own_counts is not None:
         return Blueprint(what, own_counts(shapes, config.options))
