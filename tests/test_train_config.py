@@ -1,6 +1,7 @@
 """Configurations: read, overridden, written back; and what is refused."""
 
 import dataclasses
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -9,8 +10,10 @@ from pkgutil import iter_modules
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sift_graph import train
+from sift_graph.cli import app
 from sift_graph.errors import UsageError
 from sift_graph.train import Config, describe, load_config, presets, to_toml
 from sift_graph.train.build import mask_schedule
@@ -204,3 +207,12 @@ def test_another_model_or_data_set_leaves_the_options_of_the_first():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(UsageError, match="unknown preset 'shape'; did you mean 'shapes'"):
         load_config(preset="shape")
+
+
+def test_the_command_takes_a_preset():
+    sets = ["--set", "data.train_samples=500", "--family", "sparse_wide", "--sparsity", "0.75", "--json"]
+    shown = CliRunner().invoke(app, ["describe", "--preset", "shapes", *sets])
+    assert shown.exit_code == 0, shown.output
+    facts = json.loads(shown.stdout)
+    assert facts["ratio"] == pytest.approx(1, abs=1e-3)
+    assert facts["layers"][0]["shape"] == [16, 3, 3, 3]

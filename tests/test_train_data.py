@@ -15,7 +15,7 @@ from PIL import Image
 from sift_graph.errors import TrainingError, UsageError
 from sift_graph.train import DATASETS, load_config
 from sift_graph.train.config import DataConfig
-from sift_graph.train.data import check_data, data_spec, load_data
+from sift_graph.train.data import bpe, check_data, data_spec, load_data
 from sift_graph.train.data.augment import crop, cutout, flip
 from sift_graph.train.data.bpe import learn_bpe
 from sift_graph.train.data.cifar import CIFAR10, CIFAR100, read_batch
@@ -349,20 +349,20 @@ def test_the_standard_library_is_a_corpus_of_two_parts():
 
 @given(st.binary(max_size=200), st.integers(256, 300))
 def test_byte_pairs_lose_nothing(text, vocabulary):
-    bpe = learn_bpe(text * 3, vocabulary)
-    tokens = bpe.encode(text)
-    assert bpe.decode(tokens) == text
-    assert (tokens < 256 + len(bpe.merges)).all()
-    assert len(bpe.merges) <= vocabulary - 256
+    tokenizer = learn_bpe(text * 3, vocabulary)
+    tokens = tokenizer.encode(text)
+    assert tokenizer.decode(tokens) == text
+    assert (tokens < 256 + len(tokenizer.merges)).all()
+    assert len(tokenizer.merges) <= vocabulary - 256
 
 
 def test_byte_pairs_are_learnt_by_frequency():
     # "ab" 6 times; then " ab" 5 times, before "abc" 4 times.
-    bpe = learn_bpe(b"abc abc abc abc ab ab", 258)
+    tokenizer = learn_bpe(b"abc abc abc abc ab ab", 258)
     a, b, _ = b"abc"
-    assert bpe.merges[0] == (a, b)
-    assert bpe.merges[1] == (32, 256)
-    assert bpe.encode(b"abab").tolist() == [256, 256]
+    assert tokenizer.merges[0] == (a, b)
+    assert tokenizer.merges[1] == (32, 256)
+    assert tokenizer.encode(b"abab").tolist() == [256, 256]
     tokens = learn_bpe(b"low low low lower lower newest newest newest widest " * 9, 300).encode(b" newest")
     assert len(tokens) == 1
     with pytest.raises(UsageError, match=r"data\.vocabulary: expected 256 or more, a token for each byte, found 255"):
@@ -412,3 +412,12 @@ def test_every_option_is_heeded_by_some_data_set_and_every_set_keeps_its_word(tm
 def test_an_unknown_set_is_refused():
     with pytest.raises(UsageError, match="unknown data set 'digit'; did you mean 'digits'"):
         load_data(DataConfig("digit"), 0)
+
+
+def test_a_long_text_is_put_together_from_parts(monkeypatch):
+    text = b"one two two three three three  one, two; 34 34 three" * 20
+    tokenizer = learn_bpe(text, 280)
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(bpe, "CHUNK", 7)
+    assert np.array_equal(tokenizer.encode(text), whole)
+    assert tokenizer.encode(b"").size == 0

@@ -151,3 +151,24 @@ def test_alone_a_process_is_the_first_and_has_everything():
     assert ranks.total([1.5, 2.0]) == [1.5, 2.0]
     assert not Ranks(1, 2, torch.device("cpu")).is_first
     assert Ranks(1, 2, torch.device("cpu")).share(torch.arange(5)).tolist() == [1, 3]
+
+
+def test_processes_whose_masks_differ_stop(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from sift_graph.train import load_config, loop\n"
+        "make = loop.make_masks\n"
+        "def differing(*args, **kwargs):\n"
+        "    masks = make(*args, **kwargs)\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        name = next(iter(masks))\n"
+        "        masks.replace(name, masks[name].flatten().roll(1).view(masks[name].shape))\n"
+        "    return masks\n"
+        "loop.make_masks = differing\n"
+        "loop.run(load_config(sets=json.loads(sys.argv[2])), sys.argv[1] + '/run')\n"
+    )
+    done = torchrun(str(script), str(tmp_path), json.dumps([*FAMILY, *RESNET]))
+    assert done.returncode != 0
+    assert "the masks at step 0: process 1 differs from process 0. A method must move masks by what all" in done.stderr
+    assert not (tmp_path / "run" / "done.json").exists()

@@ -141,3 +141,15 @@ def test_a_file_in_the_place_of_the_output_is_refused(study, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(RunDirectoryError, match="out: is a file; name a directory for the runs"):
         sweep(study(), tmp_path / "out")
+
+
+def test_a_study_changes_a_preset(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('preset = "shapes"\n[grid]\nmodel.width = [4, 6]\n[config]\ntraining.epochs = 3\n')
+    configs = load_study(path)
+    assert [config.model.width for config in configs.values()] == [4, 6]
+    for config in configs.values():
+        assert (config.data.name, config.training.epochs, config.training.batch_size) == ("shapes", 3, 100)
+    path.write_text('preset = "shape"\n')
+    with pytest.raises(UsageError, match="unknown preset 'shape'; did you mean 'shapes'"):
+        load_study(path)

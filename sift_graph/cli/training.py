@@ -95,7 +95,7 @@ def train(
     )
     with progress_bar("training") as progress:
         result = library.run(settings, out, resume=resume, progress=progress)
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         return  # torchrun started several of us; the first one speaks
     if as_json:
         print_json({"schema": "sift-graph/train/1", **result.summary()})

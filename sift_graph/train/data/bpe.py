@@ -18,6 +18,7 @@ __all__ = ["BPE", "learn_bpe"]
 # Every byte falls in one of the four, so nothing is lost.
 WORD = re.compile(rb" ?[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z0-9\x80-\xff]+|\s+")
 BYTES = 256
+CHUNK = 1_000_000  # words put together at a time
 
 Pair = tuple[int, int]
 
@@ -52,11 +53,19 @@ class BPE:
         ([115, 257], b'slow')
         """
         ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        words = WORD.findall(text)
+        # Each word is merged once, and a hundred million of them are never objects at the same time.
         known: dict[bytes, int] = {}
-        order = np.fromiter((known.setdefault(word, len(known)) for word in words), np.int64, len(words))
+        order = np.fromiter((known.setdefault(word.group(), len(known)) for word in WORD.finditer(text)), np.int32)
         pieces = [np.array(merged(list(word), ranks), np.int32) for word in known]
-        return np.concatenate([pieces[i] for i in order]) if words else np.empty(0, np.int32)
+        lengths = np.array([len(piece) for piece in pieces], np.int64)
+        starts, tokens = np.cumsum(lengths) - lengths, np.concatenate([np.empty(0, np.int32), *pieces])
+        parts = [np.empty(0, np.int32)]
+        for first in range(0, len(order), CHUNK):
+            chosen = order[first : first + CHUNK]
+            count = lengths[chosen]
+            end = np.cumsum(count)
+            parts.append(tokens[np.arange(end[-1]) + np.repeat(starts[chosen] - (end - count), count)])
+        return np.concatenate(parts)
 
     def decode(self, tokens: np.ndarray) -> bytes:
         """Turn tokens back into the text.
@@ -123,7 +132,7 @@ def learn_bpe(text: bytes, vocabulary: int) -> BPE:
     """
     if vocabulary < BYTES:
         raise UsageError(f"data.vocabulary: expected {BYTES} or more, a token for each byte, found {vocabulary}")
-    counted = Counter(WORD.findall(text))
+    counted = Counter(word.group() for word in WORD.finditer(text))
     words, weights = [list(word) for word in counted], list(counted.values())
     counts: Counter[Pair] = Counter()
     places: defaultdict[Pair, set[int]] = defaultdict(set)

@@ -1,9 +1,9 @@
 r"""Shapes: a procedural data set in the form of CIFAR-100, generated from a seed.
 
 Each image of 32 by 32 in three colours shows one object. Its class is a pair of ten outlines and ten textures, so an
-outline or a texture alone says no more than one class in ten. Position, size, a slight rotation, colours, the phase of the
-texture and the light are drawn anew for each image; behind the object lie stripes in a random direction and two discs
-of one colour, in front of it a third; noise is added last. An image depends on the seed, its part (training or
+outline or a texture alone says no more than one class in ten. Position, size, a slight rotation, colours, the phase of
+the texture and the light are drawn anew for each image; behind the object lie stripes in a random direction and two
+discs of one colour, in front of it a third; noise is added last. An image depends on the seed, its part (training or
 validation) and its index alone: asking for fewer images gives the first of them.
 """
 
