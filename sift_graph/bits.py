@@ -31,6 +31,7 @@ __all__ = [
     "popcount",
     "times",
     "times_transposed",
+    "transpose_64",
     "transpose_bits",
 ]
 
@@ -189,8 +190,8 @@ _single_add_1, _single_add_4 = _add_rows(FLOATS, 1), _add_rows(FLOATS, 4)
 @numba.njit(cache=True)
 def times(bits: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
     """Write y = B x, for float64 x of 64 entries a word (those beyond the matrix are not looked at)."""
-    if x.size < 64 * bits.shape[1] or y.size < bits.shape[0]:
-        raise ValueError("vector too short for the packed matrix")
+    if x.size < 64 * bits.shape[1] or y.size < bits.shape[0] or x.strides[0] != 8 or y.strides[0] != 8:
+        raise ValueError("vector too short for the packed matrix, or not contiguous")
     step, first, into, vector = numba.uintp(8 * bits.shape[1]), bits.ctypes.data, y.ctypes.data, x.ctypes.data
     done = bits.shape[0] // 4 * 4
     for i in range(0, done, 4):
@@ -202,8 +203,8 @@ def times(bits: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
 @numba.njit(cache=True)
 def times_transposed(bits: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     """Write z = B^T y, with float64 z of 64 entries a word."""
-    if z.size < 64 * bits.shape[1] or y.size < bits.shape[0]:
-        raise ValueError("vector too short for the packed matrix")
+    if z.size < 64 * bits.shape[1] or y.size < bits.shape[0] or z.strides[0] != 8 or y.strides[0] != 8:
+        raise ValueError("vector too short for the packed matrix, or not contiguous")
     z[:] = 0.0
     step, first, at, vector = numba.uintp(8 * bits.shape[1]), bits.ctypes.data, y.ctypes.data, z.ctypes.data
     done = bits.shape[0] // 4 * 4
@@ -250,9 +251,59 @@ def count_columns(bits: np.ndarray, columns: int) -> np.ndarray:
     return counts[:columns].astype(np.int64)
 
 
+def _emit_transpose_64(typing: Any, block: Any) -> Any:
+    """Transpose 64 words of 64 bits in place, by six rounds of exchanges (Warren, Hacker's Delight, 7-3).
+
+    Round w exchanges the high bits of each word whose number has bit w clear with the low bits of the word w further,
+    for groups of 2 w bits. Vectors are paired by shuffles where both words lie in one.
+
+    Returns
+    -------
+    tuple
+        Signature and code generator, as numba's ``intrinsic`` wants them.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        size = 8
+        vector, lane = ir.VectorType(WORD, size), ir.IntType(32)
+        first, count = arguments[0], 64 // size
+        places = [builder.inttoptr(builder.add(first, WORD(8 * size * i)), vector.as_pointer()) for i in range(count)]
+        words = [builder.load(place, align=8) for place in places]
+
+        def shuffle(x: Any, y: Any, numbers: list[int]) -> Any:
+            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(lane, size), [lane(n) for n in numbers]))
+
+        for width in (32, 16, 8, 4, 2, 1):
+            mask = sum(((1 << width) - 1) << group for group in range(0, 64, 2 * width))
+            kept, shift = (ir.Constant(vector, [WORD(value)] * size) for value in (mask, width))
+            inside = width < size
+            apart = 1 if inside else width // size
+            clear = [i for i in range(2 * size) if not i & width]
+            together = [(clear + [i + width for i in clear]).index(i) for i in range(2 * size)]
+            for i in range(count):
+                if i & apart:
+                    continue
+                low, high = words[i], words[i + apart]
+                if inside:
+                    low, high = shuffle(low, high, clear), shuffle(low, high, [n + width for n in clear])
+                swap = builder.and_(builder.xor(builder.lshr(low, shift), high), kept)
+                low, high = builder.xor(low, builder.shl(swap, shift)), builder.xor(high, swap)
+                if inside:
+                    low, high = shuffle(low, high, together[:size]), shuffle(low, high, together[size:])
+                words[i], words[i + apart] = low, high
+        for place, word in zip(places, words, strict=True):
+            builder.store(word, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), emit
+
+
+transpose_64: Any = intrinsic(_emit_transpose_64)
+
+
 @numba.njit(cache=True)
 def transpose_bits(bits: np.ndarray, columns: int) -> np.ndarray:
-    """Transpose a packed matrix, by 64 x 64 blocks with six rounds of exchanges (Warren, Hacker's Delight, 7-3)."""
+    """Transpose a packed matrix, by 64 x 64 blocks."""
     rows = bits.shape[0]
     turned = np.zeros((columns, (rows + 511) // 512 * 8), np.uint64)
     a = np.empty(64, np.uint64)
@@ -265,18 +316,7 @@ def transpose_bits(bits: np.ndarray, columns: int) -> np.ndarray:
                 some |= a[r]
             if some == np.uint64(0):
                 continue
-            width = 32
-            mask = np.uint64(0x00000000FFFFFFFF)
-            while width:
-                k = 0
-                while k < 64:
-                    swap = ((a[k] >> np.uint64(width)) ^ a[k + width]) & mask
-                    a[k + width] ^= swap
-                    a[k] ^= swap << np.uint64(width)
-                    k = (k + width + 1) & ~width
-                width >>= 1
-                if width:
-                    mask ^= mask << np.uint64(width)
+            transpose_64(numba.uintp(a.ctypes.data))
             for r in range(min(64, columns - 64 * block_column)):
                 turned[64 * block_column + r, block_row] = a[r]
     return turned

@@ -288,7 +288,8 @@ class BipartiteGraph:
                 values.append(turned)
         joined = np.concatenate(values) if values else None
         per_group = self.n_right // self.groups
-        return BipartiteGraph(self.layer, np.concatenate(blocks), per_group, self.groups, joined)
+        bits = blocks[0] if self.groups == 1 else np.concatenate(blocks)
+        return BipartiteGraph(self.layer, bits, per_group, self.groups, joined)
 
     def to_csr(self, *, weighted: bool = False) -> csr_array:
         """Export the biadjacency, left by right.

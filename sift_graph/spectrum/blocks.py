@@ -247,7 +247,11 @@ def _sparse(part: Part, *, turned: bool, normalised: bool) -> Operator:
         operator = sparse_operator(small, starts, index, weights, nothing, nothing)
         if part.weights is not None:
             return operator
-        return replace(operator, form_gram=lambda: (integer_gram(_small_side(part, turned=turned)[0]), 0.0))
+
+        def count() -> tuple[np.ndarray, float]:
+            return integer_gram(_small_side(part, turned=turned)[0], whole=False), 0.0
+
+        return replace(operator, form_gram=count)
     entries = weights if weights.size else np.ones(edges)
     owner = np.repeat(np.arange(starts.size - 1), np.diff(starts))
     small_sum = np.bincount(index, weights=entries, minlength=small)

@@ -11,6 +11,7 @@ from sift_graph.bits import gram_times_single, times, times_transposed
 from sift_graph.errors import SpectrumError
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
+from sift_graph.spectrum.gram import gram_of_bits, mirror
 
 __all__ = [
     "Operator",
@@ -41,10 +42,10 @@ class Operator:
     rounding : float
         Relative error of x^T G x as it is computed, as a multiple of the largest eigenvalue.
     form_gram : callable
-        Returns G as a dense array, and a bound of its error in norm.
+        Returns G as a dense array, of which the upper triangle counts, and a bound of its error in norm.
     method : str
     gram : ndarray of float32 or float64, or None
-        G, where it is at hand.
+        The same array, where it is at hand.
     perron : ndarray of float64, shape (n,), or None
         The unit eigenvector of the largest eigenvalue, where it is known.
     rough : callable, optional
@@ -66,20 +67,22 @@ class Operator:
     quadratic: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def integer_gram(bits: np.ndarray) -> np.ndarray:
-    """Count the common neighbours of any two packed rows; exact, as float32."""
+def integer_gram(bits: np.ndarray, *, whole: bool = True) -> np.ndarray:
+    """Count the common neighbours of any two packed rows, exactly; if not `whole`, above the diagonal only."""
     if 64 * bits.shape[1] >= 1 << 24 and np.bitwise_count(bits).sum(axis=1, dtype=np.int64).max() >= 1 << 24:
         raise SpectrumError(
             "a vertex has 2**24 edges or more: common neighbours are counted in float32; use certify='off'"
         )
     gram = np.empty((len(bits), len(bits)), dtype=np.float32)
-    kernels.gram_of_bits(bits, gram)
+    gram_of_bits(bits, gram)
+    if whole:
+        mirror(gram)
     return gram
 
 
 def gram_operator(bits: np.ndarray) -> Operator:
     """Apply the exact integer Gram of packed rows."""
-    gram, n = integer_gram(bits), len(bits)
+    gram, n = integer_gram(bits, whole=False), len(bits)
     diagonal = gram.diagonal().astype(np.float64)
     return Operator(
         n,
@@ -142,7 +145,7 @@ def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> O
         diagonal,
         trace,
         rounding,
-        lambda: (integer_gram(bits), 0.0),
+        lambda: (integer_gram(bits, whole=False), 0.0),
         "matrix_free",
         rough=single if rough else None,
         quadratic=quadratic,
