@@ -25,7 +25,8 @@ __all__ = [
     "gram_times_single",
     "keep_bits",
     "list_bits",
-    "list_bits_by_column",
+    "list_row",
+    "order_by_column",
     "pack_nonzero",
     "pack_rows",
     "popcount",
@@ -77,6 +78,63 @@ def _emit_popcount(typing: Any, word: Any) -> Any:
 
 
 popcount: Any = intrinsic(_emit_popcount)
+
+
+def _emit_list_row(typing: Any, out: Any, at: Any, row: Any, words: Any, factor: Any) -> Any:
+    """Write `factor` times the column of each set bit of a row to the array `out` from place `at` on; return the end.
+
+    `row` is the address of its words. Of a word eight at a time, without a question: what is too much is written over,
+    so `out` needs room for eight more.
+
+    Returns
+    -------
+    tuple
+        Signature and code generator, as numba's ``intrinsic`` wants them.
+    """
+    size = out.dtype.bitwidth
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, row, words, factor = arguments
+        base_of_out = context.make_array(out)(context, builder, array).data
+        index, flag = ir.IntType(size), ir.IntType(1)
+        insert: Any = cgutils.get_or_insert_function
+        count = insert(builder.module, ir.FunctionType(WORD, [WORD]), "llvm.ctpop.i64")
+        zeros = insert(builder.module, ir.FunctionType(WORD, [WORD, flag]), "llvm.cttz.i64")
+        before = builder.block
+        names = ("word", "eight", "following", "listed")
+        loop, eight, following, after = (builder.append_basic_block(name) for name in names)
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, e = builder.phi(WORD), builder.phi(WORD)
+        word = builder.load(builder.inttoptr(builder.add(row, builder.shl(k, WORD(3))), WORD.as_pointer()))
+        end = builder.add(e, builder.call(count, [word]))
+        base = builder.shl(k, WORD(6))
+        builder.branch(eight)
+        builder.position_at_end(eight)
+        at, rest = builder.phi(WORD), builder.phi(WORD)
+        left = rest
+        for s in range(8):
+            place = builder.mul(builder.add(base, builder.call(zeros, [left, flag(0)])), factor)
+            builder.store(builder.trunc(place, index), builder.gep(base_of_out, [builder.add(at, WORD(s))]))
+            left = builder.and_(left, builder.sub(left, WORD(1)))
+        further = builder.add(at, WORD(8))
+        for phi, first, last in ((at, e, further), (rest, word, left)):
+            phi.add_incoming(first, loop)
+            phi.add_incoming(last, eight)
+        builder.cbranch(builder.icmp_unsigned("<", further, end), eight, following)
+        builder.position_at_end(following)
+        done = builder.add(k, WORD(1))
+        for phi, first, last in ((k, WORD(0), done), (e, start, end)):
+            phi.add_incoming(first, before)
+            phi.add_incoming(last, following)
+        builder.cbranch(builder.icmp_unsigned("<", done, words), loop, after)
+        builder.position_at_end(after)
+        return end
+
+    return types.uintp(out, *[types.uintp] * 4), emit
+
+
+list_row: Any = intrinsic(_emit_list_row)
 
 
 def _masked(builder: Any, lanes: Lanes, row: Any, chunk: Any, vector: Any) -> Any:
@@ -411,36 +469,22 @@ def keep_bits(bits: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def list_bits(bits: np.ndarray, index: np.ndarray) -> None:
-    """Write the column of each set bit, row after row."""
-    e = 0
-    for r in range(bits.shape[0]):
-        for k in range(bits.shape[1]):
-            word = bits[r, k]
-            while word:
-                lowest = word & (~word + np.uint64(1))
-                index[e] = 64 * k + np.int64(popcount(lowest - np.uint64(1)))
-                e += 1
-                word ^= lowest
+    """Write the column of each set bit, row after row, to `index`, which has room for eight more."""
+    rows, words = bits.shape
+    e = np.int64(0)
+    for r in range(rows):
+        row = numba.uintp(bits.ctypes.data + 8 * words * r)
+        e = np.int64(list_row(index, numba.uintp(e), row, numba.uintp(words), numba.uintp(1)))
 
 
 @numba.njit(cache=True)
-def list_bits_by_column(
-    bits: np.ndarray, place: np.ndarray, index: np.ndarray, values: np.ndarray, out: np.ndarray
-) -> None:
-    """Write the row of each set bit to `index`, column after column, and its entry of `values` to `out`.
+def order_by_column(index: np.ndarray, place: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+    """Write the values of edges that are listed row after row in the order of the columns.
 
-    `values` is in row order, or empty. `place` holds where each column begins, and is moved on.
+    `index` names the row of each edge, column after column; `place` holds where each row's values begin, and is moved
+    on. The values are read as many streams as there are rows, and written as one.
     """
-    e = 0
-    for r in range(bits.shape[0]):
-        for k in range(bits.shape[1]):
-            word = bits[r, k]
-            while word:
-                lowest = word & (~word + np.uint64(1))
-                c = 64 * k + np.int64(popcount(lowest - np.uint64(1)))
-                index[place[c]] = r
-                if values.size:
-                    out[place[c]] = values[e]
-                place[c] += 1
-                e += 1
-                word ^= lowest
+    for e in range(index.size):
+        r = np.int64(index[e])
+        out[e] = values[place[r]]
+        place[r] += 1

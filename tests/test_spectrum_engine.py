@@ -290,6 +290,12 @@ arrays = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=150).flat
 )
 
 
+def _by_column(mask, values):
+    heavy = np.zeros(mask.shape)
+    heavy[mask] = values
+    return heavy.T[mask.T]
+
+
 @settings(max_examples=60, deadline=None)
 @given(arrays)
 def test_packed_kernels_agree_with_numpy(case):
@@ -315,13 +321,17 @@ def test_packed_kernels_agree_with_numpy(case):
     np.testing.assert_array_equal(gram, exact)
     symmetric_times(gram, rows, y, out)
     np.testing.assert_allclose(out, exact @ y, atol=1e-9)
-    index = np.empty(int(mask.sum()), dtype=np.int32)
+    index = np.empty(int(mask.sum()) + 8, dtype=np.int32)
     packed.list_bits(bits, index)
-    np.testing.assert_array_equal(index, np.nonzero(mask)[1])
+    np.testing.assert_array_equal(index[:-8], np.nonzero(mask)[1])
+    packed.list_bits(pack(mask.T), index)
+    index = index[:-8]
+    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
     starts, listed = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]), np.empty(index.size)
     values, scale = rng.random(index.size), rng.random(columns)
-    packed.list_bits_by_column(bits, starts[:-1].copy(), index, values, listed)
-    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
+    place = np.concatenate([[0], np.cumsum(mask.sum(axis=1))[:-1]])
+    packed.order_by_column(index, place, values, listed)
+    np.testing.assert_array_equal(listed, _by_column(mask, values))
     heavy = np.zeros(shape)
     heavy[mask] = values
     sparse_step(starts, index, listed, scale, y, out)

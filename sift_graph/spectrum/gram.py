@@ -33,7 +33,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from sift_graph.bits import popcount, transpose_64
+from sift_graph.bits import list_row, popcount, transpose_64
 
 __all__ = ["gram_of_bits", "mirror"]
 
@@ -123,64 +123,6 @@ def _emit_add_up(typing: Any, table: Any, offsets: Any, count: Any, carries: Any
 
 
 _add_up: Any = intrinsic(_emit_add_up)
-
-
-def _emit_list_bits(typing: Any, row: Any, words: Any, out: Any) -> Any:
-    """Write the offset of the line of each set bit of a row, and return their number.
-
-    Of a word eight at a time, without a question: what is too much is written over, so `out` needs room for eight more.
-
-    Returns
-    -------
-    tuple
-        Signature and code generator, as numba's ``intrinsic`` wants them.
-    """
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row, words, out = arguments
-        offset, flag, line = ir.IntType(32), ir.IntType(1), 8 * SPAN
-        insert: Any = cgutils.get_or_insert_function
-        count = insert(builder.module, ir.FunctionType(WORD, [WORD]), "llvm.ctpop.i64")
-        zeros = insert(builder.module, ir.FunctionType(WORD, [WORD, flag]), "llvm.cttz.i64")
-        before = builder.block
-        loop, eight, following, after = (
-            builder.append_basic_block(n) for n in ("word", "eight", "following", "listed")
-        )
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, e = builder.phi(WORD), builder.phi(WORD)
-        word = builder.load(builder.inttoptr(builder.add(row, builder.shl(k, WORD(3))), WORD.as_pointer()))
-        end = builder.add(e, builder.call(count, [word]))
-        base = builder.mul(k, WORD(64 * line))
-        builder.branch(eight)
-        builder.position_at_end(eight)
-        at, rest = builder.phi(WORD), builder.phi(WORD)
-        left = rest
-        for s in range(8):
-            place = builder.add(base, builder.mul(builder.call(zeros, [left, flag(0)]), WORD(line)))
-            target = builder.inttoptr(
-                builder.add(out, builder.shl(builder.add(at, WORD(s)), WORD(2))), offset.as_pointer()
-            )
-            builder.store(builder.trunc(place, offset), target)
-            left = builder.and_(left, builder.sub(left, WORD(1)))
-        further = builder.add(at, WORD(8))
-        for phi, start, last in ((at, e, further), (rest, word, left)):
-            phi.add_incoming(start, loop)
-            phi.add_incoming(last, eight)
-        builder.cbranch(builder.icmp_unsigned("<", further, end), eight, following)
-        builder.position_at_end(following)
-        done = builder.add(k, WORD(1))
-        for phi, last in ((k, done), (e, end)):
-            phi.add_incoming(WORD(0), before)
-            phi.add_incoming(last, following)
-        builder.cbranch(builder.icmp_unsigned("<", done, words), loop, after)
-        builder.position_at_end(after)
-        return end
-
-    return types.uintp(types.uintp, types.uintp, types.uintp), emit
-
-
-_list_bits: Any = intrinsic(_emit_list_bits)
 
 
 def _write_digits(parts: int) -> Any:
@@ -390,9 +332,9 @@ def _by_adding_up(bits: np.ndarray, words: int, degree: np.ndarray, gram: np.nda
         for chunk in range(chunks):
             begin[0] = 0
             for r in range(count):
-                into = numba.uintp(offsets.ctypes.data + 4 * begin[r])
                 row = numba.uintp(bits.ctypes.data + 8 * (bits.shape[1] * (first + r) + CHUNK * chunk))
-                end = begin[r] + np.int64(_list_bits(row, numba.uintp(min(CHUNK, words - CHUNK * chunk)), into))
+                count_words = numba.uintp(min(CHUNK, words - CHUNK * chunk))
+                end = np.int64(list_row(offsets, numba.uintp(begin[r]), row, count_words, numba.uintp(8 * SPAN)))
                 while (end - begin[r]) % SUMMANDS:
                     offsets[end] = 8 * SPAN * lines
                     end += 1

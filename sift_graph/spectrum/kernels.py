@@ -26,7 +26,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["SPEED", "sparse_step", "symmetric_times"]
+__all__ = ["SPEED", "sparse_dots", "sparse_squares", "sparse_step", "symmetric_times"]
 
 ROWS = 4
 WORD, LANE = ir.IntType(64), ir.IntType(32)
@@ -179,13 +179,15 @@ def sparse_step(
 ) -> None:
     """Write z = sum over columns l of c_l a_l (a_l . x); `values` is empty for a 0/1 matrix, `coefficients` for ones.
 
-    Eight partial sums hide the latency of the gathers; the four scatters of a group go to four different rows.
+    Arithmetic is in the type of x and z: float64, or float32 with `values` in float32. Eight partial sums hide the
+    latency of the gathers; the four scatters of a group go to four different rows.
     """
-    z[:] = 0.0
+    zero = x.dtype.type(0)
+    z[:] = zero
     for column in range(starts.size - 1):
         at = index[starts[column] : starts[column + 1]]
         count = at.size
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
         eights, fours = count // 8 * 8, count // 4 * 4
         if values.size:
             w = values[starts[column] : starts[column + 1]]
@@ -230,3 +232,43 @@ def sparse_step(
                 z[i0], z[i1], z[i2], z[i3] = z0, z1, z2, z3
             for k in range(fours, count):
                 z[at[k]] += v
+
+
+@numba.njit(cache=True, fastmath=SPEED)
+def sparse_dots(starts: np.ndarray, index: np.ndarray, values: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """Write a_l . x for each column l, in float64."""
+    for column in range(starts.size - 1):
+        begin, end = starts[column], starts[column + 1]
+        fours = begin + (end - begin) // 4 * 4
+        s0 = s1 = s2 = s3 = 0.0
+        if values.size:
+            for k in range(begin, fours, 4):
+                s0 += values[k] * x[index[k]]
+                s1 += values[k + 1] * x[index[k + 1]]
+                s2 += values[k + 2] * x[index[k + 2]]
+                s3 += values[k + 3] * x[index[k + 3]]
+            for k in range(fours, end):
+                s0 += values[k] * x[index[k]]
+        else:
+            for k in range(begin, fours, 4):
+                s0 += x[index[k]]
+                s1 += x[index[k + 1]]
+                s2 += x[index[k + 2]]
+                s3 += x[index[k + 3]]
+            for k in range(fours, end):
+                s0 += x[index[k]]
+        out[column] = (s0 + s1) + (s2 + s3)
+
+
+@numba.njit(cache=True)
+def sparse_squares(
+    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, coefficients: np.ndarray
+) -> np.ndarray:
+    """Sum c_l a_l^2 over the columns l: the diagonal of the operator, float64, shape (n,)."""
+    diagonal = np.zeros(n)
+    for column in range(starts.size - 1):
+        c = coefficients[column] if coefficients.size else 1.0
+        for k in range(starts[column], starts[column + 1]):
+            v = np.float64(values[k]) if values.size else 1.0
+            diagonal[index[k]] += c * v * v
+    return diagonal

@@ -153,7 +153,14 @@ def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> O
 
 
 def sparse_operator(
-    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, row_scale: np.ndarray, column_scale: np.ndarray
+    n: int,
+    starts: np.ndarray,
+    index: np.ndarray,
+    values: np.ndarray,
+    row_scale: np.ndarray,
+    column_scale: np.ndarray,
+    *,
+    rough: bool = False,
 ) -> Operator:
     """Products from lists of edges, one list for each vertex of the larger side.
 
@@ -165,12 +172,14 @@ def sparse_operator(
         Where the list of each vertex of the larger side begins.
     index : ndarray of uint16 or int32, shape (edges,)
         The vertex of the smaller side at each edge.
-    values : ndarray of float64, shape (edges,) or (0,)
+    values : ndarray of float32 or float64, shape (edges,) or (0,)
         Absolute weights; none for ones.
     row_scale : ndarray of float64, shape (n,) or (0,)
         Factor of each vertex of the smaller side; none for ones.
     column_scale : ndarray of float64, shape (columns,) or (0,)
         Square of the factor of each vertex of the larger side; none for ones.
+    rough : bool
+        Offer products in float32 too; without scales only, of numbers that float32 can square.
 
     Returns
     -------
@@ -187,20 +196,40 @@ def sparse_operator(
         else:
             kernels.sparse_step(starts, index, values, column_scale, x, y)
 
-    squares = np.square(values) if values.size else np.ones(index.size)
-    if column_scale.size:
-        squares *= np.repeat(column_scale, np.diff(starts))
-    diagonal = np.bincount(index, weights=squares, minlength=n)
+    def single(x: np.ndarray, y: np.ndarray) -> None:
+        narrow = np.empty(n, dtype=np.float32)
+        kernels.sparse_step(starts, index, values, column_scale, x.astype(np.float32), narrow)
+        y[:] = narrow
+
+    def quadratic(vectors: np.ndarray) -> np.ndarray:
+        halves = np.empty((len(vectors), columns))
+        for vector, half in zip(vectors * row_scale if row_scale.size else vectors, halves, strict=True):
+            kernels.sparse_dots(starts, index, values, vector, half)
+        product: np.ndarray = (halves * column_scale if column_scale.size else halves) @ halves.T
+        return product
+
+    diagonal = kernels.sparse_squares(n, starts, index, values, column_scale)
     if row_scale.size:
         diagonal *= np.square(row_scale)
     longest = int(np.diff(starts).max(initial=0))
     rounding = (longest + 2 * n + columns + 32) * UNIT
     trace = float(diagonal.sum()) * (1 + 1e-9)
+    safe = 1e-25 < trace < 1e25 and values.dtype == np.float32  # far from where float32 ends
 
     def form() -> tuple[np.ndarray, float]:
         return dense_gram(n, starts, index, values, row_scale, column_scale), (columns + 64) * UNIT * trace
 
-    return Operator(n, apply, diagonal, trace, rounding, form, "matrix_free")
+    return Operator(
+        n,
+        apply,
+        diagonal,
+        trace,
+        rounding,
+        form,
+        "matrix_free",
+        rough=single if rough and safe and not row_scale.size and not column_scale.size else None,
+        quadratic=quadratic,
+    )
 
 
 def dense_gram(
