@@ -15,7 +15,7 @@ from sift_graph.errors import SpectrumError, UsageError, did_you_mean
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
 from sift_graph.metrics import METRICS, Layer, Undefined, measure_layer
-from sift_graph.nulls.models import ROUNDS, find_null
+from sift_graph.nulls.models import ROUNDS, Rewired, find_null
 from sift_graph.nulls.scoring import Score, score
 from sift_graph.spectrum import RegularSubgraph, Spectrum
 
@@ -164,7 +164,7 @@ def draw_samples(mask: LayerMask, request: Request, *, first: int = 0, count: in
 
     model = find_null(request.null)
     sampler = model.sampler(mask, rng(0), request.rounds, request.pattern)
-    start: BipartiteGraph | None = getattr(sampler, "graph", None) if request.null == "degree" else None
+    start = sampler.graph if isinstance(sampler, Rewired) else None
     found: dict[str, list[float]] = {name: [] for name in request.metrics}
     with_start, with_other = [], []
     before: BipartiteGraph | None = None

@@ -22,7 +22,7 @@ from sift_graph.nulls.trades import is_rigid, trade_sides
 
 __all__ = ["NULLS", "ROUNDS", "NullModel", "Sampler", "erdos_renyi", "find_null", "rewire", "same_pattern"]
 
-ROUNDS = 32  # of trades on each side; see the page "null models" of the docs for how far that mixes
+ROUNDS = 24  # of trades on each side; see the page "null models" of the docs for how far that mixes
 
 
 class Sampler(Protocol):
