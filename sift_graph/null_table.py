@@ -263,7 +263,8 @@ def _finite(value: Any) -> Any:
 
 def _score(values: Mapping[str, Any]) -> Score:
     """Read a score, null as NaN."""
-    return Score(**{name: math.nan if value is None else value for name, value in values.items()})
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+    return Score(**known)
 
 
 def null_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -199,7 +199,9 @@ def analyze_runs(
         layers=frame,
         network=network_frame(frame, {p.name: p.reader for p in plans}, failures),
         failures=tuple(failures),
-        warnings=tuple(warnings + [w for p in (*plans, *compared.values()) for w in p.warnings]),
+        warnings=tuple(
+            warnings + [w for p in plans for w in p.warnings] + [w for one in compared.values() for w in one.warnings]
+        ),
         timing={"seconds": time.perf_counter() - started, "computed": computed, "reused": len(rows) - computed},
         directories=tuple(plan.directory for plan in plans),
         settings={**settings, "version": __version__, "hash": settings_hash(settings)},

@@ -277,7 +277,7 @@ def gap_scores(nulls: pd.DataFrame, step: int) -> dict[str, dict[str, Any]]:
     if not names:
         return {}
     gap = next((name for name in ("ramanujan_gap", "ramanujan_gap_norm") if name in names), names[0])
-    return {str(row["layer"]): row for row in part[part["metric"] == gap].to_dict("records")}
+    return {str(row["layer"]): row for row in records(part[part["metric"] == gap])}
 
 
 def scores_of(compared: dict[str, dict[str, Any]], layer: str) -> list[str]:
@@ -339,10 +339,7 @@ def print_runs(analysis: Analysis, nulls: pd.DataFrame) -> None:
 
 def mean_z(nulls: pd.DataFrame, run: str, step: int) -> str:
     """Format the mean over layers of the z-score of the gap."""
-    import math
-
-    found = [float(row["z"]) for row in gap_scores(nulls[nulls["run"] == run], step).values()]
-    found = [z for z in found if math.isfinite(z)]
+    found = [row["z"] for row in gap_scores(nulls[nulls["run"] == run], step).values() if row["z"] is not None]
     return signed(sum(found) / len(found)) if found else "–"
 
 
