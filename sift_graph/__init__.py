@@ -52,6 +52,7 @@ _MODULES = (
     "graph",
     "ift",
     "masks",
+    "nulls",
     "plots",
     "report",
     "sparsify",
