@@ -179,10 +179,9 @@ def analyze_runs(
             plans[unit.run].take(unit, values, message)
             if progress is not None:
                 progress(done, total)
-        for done, (unit, drawn) in enumerate(
-            run_null_units(null_units, jobs=jobs, scheduler=scheduler), len(units) + 1
-        ):
-            compared[unit.run].take(unit, drawn)
+        taken = run_null_units(null_units, jobs=jobs, scheduler=scheduler)
+        for done, (null_unit, drawn) in enumerate(taken, len(units) + 1):
+            compared[null_unit.run].take(null_unit, drawn)
             if progress is not None:
                 progress(done, total)
     finally:
