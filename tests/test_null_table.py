@@ -163,7 +163,7 @@ def test_a_notebook_gets_frames(run):
 
 
 def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words])
     assert result.exit_code == code, result.output
     return result
 
