@@ -18,7 +18,7 @@ from sift_graph.bits import popcount
 from sift_graph.spectrum.certificate import UNIT, upper_bound
 from sift_graph.spectrum.gram import gram_of_bits
 from sift_graph.spectrum.kernels import SPEED, symmetric_times
-from sift_graph.spectrum.lanczos import MAX_STEPS, SINGLE_SIDE, error_of_value, lanczos_dense, ritz_vectors, top_value
+from sift_graph.spectrum.lanczos import MAX_STEPS, error_of_value, lanczos_dense, ritz_vectors, top_value
 
 __all__ = ["GROUP_SIDE", "Workspace", "count_unions", "group_noise", "top_two_of_groups", "top_two_of_large_group"]
 
@@ -77,35 +77,6 @@ def _proven_above(
     return (shift + gamma * diagonal * (1 + 1e-6) + formation) * (1 + 1e-12)
 
 
-@numba.njit(cache=True)
-def _top_two(
-    bits: np.ndarray,
-    noise: np.ndarray,
-    tol: float,
-    confirm: int,
-    gram: np.ndarray,
-    basis: np.ndarray,
-    single: np.ndarray,
-    small: np.ndarray,
-    vectors: np.ndarray,
-    out: np.ndarray,
-) -> Any:
-    """Write sigma_1, sigma_2 and the lower bound of sigma_2 of a row set to `out`, vectors to deflate to `vectors`.
-
-    The iteration is in float32 where that proves to have sufficed, else in float64.
-
-    Returns
-    -------
-    bool
-        Whether the iteration settled.
-    """
-    gram_of_bits(bits, gram)
-    n = bits.shape[0]
-    if n >= SINGLE_SIDE and _settle(gram, n, noise, tol, confirm, single, small, vectors, out):
-        return True
-    return _settle(gram, n, noise, tol, confirm, basis, small, vectors, out)
-
-
 @numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
 def _settle(
     gram: np.ndarray,
@@ -118,7 +89,9 @@ def _settle(
     vectors: np.ndarray,
     out: np.ndarray,
 ) -> Any:
-    """Iterate in the type of `basis`, then Rayleigh-Ritz in float64; write what :func:`_top_two` does.
+    """Write sigma_1, sigma_2 and the lower bound of sigma_2 of a Gram matrix to `out`, vectors to deflate to `vectors`.
+
+    The iteration is in the type of `basis`, Rayleigh-Ritz in float64.
 
     Returns
     -------
@@ -189,13 +162,13 @@ def top_two_of_groups(
         side = max(side, stops[g] - starts[g])
     gram, basis = np.empty((side, side), np.float32), np.empty((side, side))
     work, small, vectors = np.empty((side, side)), np.empty((3, max(side, 2))), np.empty((2, side))
-    single = np.empty((side, side), np.float32)
     near, confirm = (tol / 2, 1) if prove else (tol, 2)
     for g in range(starts.size):
         n = stops[g] - starts[g]
         rows = bits[starts[g] : stops[g]]
         out[g, 3] = np.nan
-        if not _top_two(rows, noise, near, confirm, gram, basis, single, small, vectors, out[g]):
+        gram_of_bits(rows, gram)
+        if not _settle(gram, n, noise, near, confirm, basis, small, vectors, out[g]):
             out[g, 2] = np.nan
         elif prove:
             trace = 0.0
@@ -245,7 +218,9 @@ def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *
     small, vectors, out = np.empty((3, n)), np.empty((2, n)), np.full(4, np.nan)
     gram, basis, single, noise = workspace.gram, workspace.basis, workspace.single, workspace.noise
     near, confirm = (tol / 2, 1) if prove else (tol, 2)
-    if not _top_two(bits, noise, near, confirm, gram, basis, single, small, vectors, out):
+    gram_of_bits(bits, gram)
+    settled = _settle(gram, n, noise, near, confirm, single, small, vectors, out)  # float32 first, where that suffices
+    if not settled and not _settle(gram, n, noise, near, confirm, basis, small, vectors, out):
         out[2] = np.nan
     elif prove:
         trace = float(np.bitwise_count(bits).sum())
