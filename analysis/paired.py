@@ -70,7 +70,7 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(frame: pd.DataFrame, questions: Questions) -> pd.DataFrame:
     """Differences of accuracy, paired by seed, with Holm's adjustment over all questions together.
 
-    A pair of which a cell is missing, as in a study that was cut short, is left out, and counts for nothing.
+    A pair that shares fewer than two seeds, as in a study that was cut short, is left out, and counts for nothing.
     """
     by_seed = frame.pivot_table(index="seed", columns="cell", values="val_accuracy", observed=True)
     rows = []
@@ -78,6 +78,8 @@ def differences(frame: pd.DataFrame, questions: Questions) -> pd.DataFrame:
         for a, b in pairs:
             if a in by_seed and b in by_seed:
                 d = (by_seed[a] - by_seed[b]).dropna().to_numpy()
+                if len(d) < 2:
+                    continue
                 mean, low, high = interval(d)
                 p = float(stats.ttest_1samp(d, 0.0).pvalue)
                 rows.append((question, a, b, len(d), mean, low, high, int((d > 0).sum()), p))

@@ -13,7 +13,7 @@ from analysis.paired import differences, interval, tables, with_cells
 from sift_graph.train import load_study, sweep
 from tests.runs import write_run
 
-STUDIES = ("digits", "families")
+STUDIES = ("digits", "families", "shapes")
 TINY = """
 seeds = 2
 [[grid]]
@@ -87,15 +87,15 @@ def made_up(accuracies):
         for cell, values in accuracies.items()
         for seed, value in enumerate(values)
     ]
-    return with_cells(pd.DataFrame(rows), {"a": "A", "b": "B", "c": "C"})
+    return with_cells(pd.DataFrame(rows), {"a": "A", "b": "B", "c": "C", "d": "D"})
 
 
 def test_differences_are_paired_by_seed_and_adjusted_over_all_questions():
     # B is A and a little more, whatever the seed does; C is noise around A.
     seeds, more = np.array([0.1, 0.5, 0.9, 0.3, 0.7]), np.array([0.01, 0.02, 0.01, 0.02, 0.01])
-    frame = made_up({"a": seeds, "b": seeds + more, "c": seeds[::-1]})
-    table = differences(frame, {"one": [("B", "A"), ("C", "A")], "two": [("A", "B"), ("A", "D")]})
-    assert list(table["a"]) == ["B", "C", "A"]  # a pair that lacks a cell is left out
+    frame = made_up({"a": seeds, "b": seeds + more, "c": seeds[::-1], "d": [0.2]})
+    table = differences(frame, {"one": [("B", "A"), ("C", "A")], "two": [("A", "B"), ("A", "D"), ("A", "E")]})
+    assert list(table["a"]) == ["B", "C", "A"]  # one seed of D and none of E: left out
     assert table["a - b"].tolist() == pytest.approx([0.014, 0.0, -0.014])
     assert table["a better"].tolist() == [5, 2, 0]
     # Of 0.014 on 5 seeds with deviation 0.00548: t = 5.715, p = 0.00463 on 4 degrees of freedom.
