@@ -19,7 +19,7 @@ def labels() -> dict[str, str]:
     wide = {f"sparse_wide-s{s:g}-{method}": f"wide {s:g} {method}" for s in SPARSITIES for method in METHODS}
     kinds = zip(("bn_relu", "identity"), PARALLEL, strict=True)
     parallel = {f"sparse_parallel-s0.5-rigl-ift.nonlinearity={kind}": label for kind, label in kinds}
-    return {"dense": "dense", "dense-model.width=8": "dense, width 8"} | wide | parallel
+    return {"dense": "dense"} | wide | parallel
 
 
 def questions() -> Questions:
@@ -30,7 +30,6 @@ def questions() -> Questions:
         methods += [(set_, static), (rigl, static), (rigl, set_)]
     wide = [f"wide {s:g} {method}" for s in SPARSITIES for method in METHODS]
     return {
-        "a wider dense model": [("dense, width 8", "dense")],
         "dynamic against static": methods,
         "families against dense": [(model, "dense") for model in (*wide, *PARALLEL)],
         "Wide against Parallel": [("wide 0.5 rigl", name) for name in PARALLEL],
