@@ -61,6 +61,48 @@ def test_other_keys_of_the_grid_are_named_and_masks_do_not_multiply_dense(study)
     assert configs["dense-optimizer.lr=0.2-seed0"].optimizer.lr == 0.2
 
 
+def test_several_grids_are_joined_and_a_run_of_two_of_them_is_made_once(study):
+    text = """
+seeds = 2
+[[grid]]
+family = ["dense", "sparse_wide"]
+sparsity = [0.5]
+[[grid]]
+family = ["sparse_doped"]
+sparsity = [0.5, 0.75]
+ift.nonlinearity = ["identity"]
+[[grid]]
+family = ["dense", "low_rank_linear"]
+sparsity = [0.75]
+method = ["rigl"]
+[config]
+training.epochs = 3
+masks.every = 5
+"""
+    configs = load_study(study(text))
+    assert list(configs) == [
+        f"{cell}-seed{seed}"
+        for cell in (
+            "dense",
+            "sparse_wide-s0.5-static",
+            "sparse_doped-s0.5-static-ift.nonlinearity=identity",
+            "sparse_doped-s0.75-static-ift.nonlinearity=identity",
+            "low_rank_linear-s0.75",
+        )
+        for seed in (0, 1)
+    ]
+    assert configs["sparse_doped-s0.75-static-ift.nonlinearity=identity-seed1"].ift.nonlinearity == "identity"
+    assert configs["sparse_wide-s0.5-static-seed0"].ift.nonlinearity == ""
+    assert {config.training.epochs for config in configs.values()} == {3}
+
+
+def test_a_low_rank_family_keeps_its_sparsity_which_sets_its_width(study):
+    text = '[grid]\nfamily = ["low_rank_linear"]\nsparsity = [0.0, 0.75]\nmethod = ["static", "rigl"]\n'
+    configs = load_study(study(text))
+    assert list(configs) == ["low_rank_linear-s0-seed0", "low_rank_linear-s0.75-seed0"]
+    assert [config.sparsity for config in configs.values()] == [0.0, 0.75]
+
+
 def test_every_study_that_is_shipped_reads(request):
     for path in sorted((request.config.rootpath / "analysis" / "studies").glob("*.toml")):
         assert len(load_study(path)) > 1
@@ -73,6 +115,13 @@ def test_every_study_that_is_shipped_reads(request):
         ("seeds = []", "seeds: expected a list of numbers or how many, found []"),
         ("seeds = 'a'", "seeds: expected a list of numbers or how many, found 'a'"),
         ("[grid]\nmethod = 'rigl'", "grid.method: expected a list of values, found 'rigl'"),
+        ("grid = 3", "grid: expected a table [grid] or several [[grid]], found 3"),
+        ("grid = []", "grid: expected a table [grid] or several [[grid]], found []"),
+        (
+            "[[grid]]\nmethod = ['set']\n[[grid]]\nmethod = 'rigl'",
+            "grid.method (of [[grid]] number 2): expected a list of values, found 'rigl'",
+        ),
+        ("[[grid]]\nmethod = ['set']\n[[grid]]\nseed = [1]", "seed: name the seeds of a study once"),
         ("[grid]\nmethod = []", "grid.method: expected a list of values, found []"),
         ("[grid]\nmethod = ['rgl']", "method: unknown method 'rgl'; did you mean 'rigl'?"),
         ("[grid]\nmehtod = ['rigl']", "study.toml: unknown config key 'mehtod'; did you mean 'method'?"),

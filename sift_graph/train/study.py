@@ -11,7 +11,11 @@ A study is a TOML file::
     [config]                          # what all runs have in common
     data.name = "digits"
 
-The dense family has neither sparsity nor masks: it is trained once for each seed and each combination of the rest.
+Where not everything is crossed with everything, there are several grids, each under a ``[[grid]]``; a run that is in
+two of them is trained once.
+
+The dense family has neither sparsity nor masks: it is trained once for each seed and each combination of the rest. The
+low-rank families have a sparsity, which sets their width, and no masks.
 """
 
 from __future__ import annotations
@@ -87,12 +91,13 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     Parameters
     ----------
     path : path
-        A TOML file with ``seeds``, ``preset``, ``[grid]`` and ``[config]``, each of which may be left out.
+        A TOML file with ``seeds``, ``preset``, ``[grid]`` (or several ``[[grid]]``) and ``[config]``, each of which may
+        be left out.
 
     Returns
     -------
     dict of str to Config
-        By the name of the run, which is the name of its directory: ``dense-seed0``,
+        By the name of the run, which is the name of its directory: ``dense-seed0``, ``low_rank_linear-s0.9-seed0``,
         ``sparse_wide-s0.9-rigl-seed0``; other keys of the grid follow as ``-key=value``.
 
     Raises
@@ -109,20 +114,27 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     seeds = list(range(seeds)) if type(seeds) is int else seeds
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise UsageError(f"{where}seeds: expected a list of numbers or how many, found {study['seeds']!r}")
-    grid = dict(flat(study.get("grid", {})))
-    for key, values in grid.items():
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{where}grid.{key}: expected a list of values, found {values!r}")
+    tables = study.get("grid", {})
+    tables = tables if isinstance(tables, list) else [tables]
+    if not tables or not all(isinstance(table, Mapping) for table in tables):
+        raise UsageError(f"{where}grid: expected a table [grid] or several [[grid]], found {study['grid']!r}")
+    grids = [dict(flat(table)) for table in tables]
+    for i, grid in enumerate(grids, start=1):
+        for key, values in grid.items():
+            if not isinstance(values, list) or not values:
+                which = f" (of [[grid]] number {i})" if len(grids) > 1 else ""
+                raise UsageError(f"{where}grid.{key}{which}: expected a list of values, found {values!r}")
     base = dict(flat(read_preset(study["preset"]))) if "preset" in study else {}
     base |= flat(study.get("config", {}))
-    if "seed" in grid or "seed" in base:
+    if "seed" in base or any("seed" in grid for grid in grids):
         raise UsageError(f"{where}seed: name the seeds of a study once, as seeds = [0, 1]")
     configs: dict[str, Config] = {}
-    for values in itertools.product(*grid.values()):
-        chosen = dict(zip(grid, values, strict=True))
-        for seed in seeds:
-            name, config = one_run(base, chosen, seed, where)
-            configs.setdefault(name, config)
+    for grid in grids:
+        for values in itertools.product(*grid.values()):
+            chosen = dict(zip(grid, values, strict=True))
+            for seed in seeds:
+                name, config = one_run(base, chosen, seed, where)
+                configs.setdefault(name, config)
     return configs
 
 
@@ -138,8 +150,9 @@ def one_run(base: Mapping[str, Any], chosen: Mapping[str, Any], seed: int, where
         configured({**merged, "family": masked}, where)  # so that a slip in what is dropped is found
         chosen = {name: value for name, value in chosen.items() if not name.startswith("masks.")}
         merged = {**base, **chosen, "seed": seed}
-        config = configured({key: merged[key] for key in merged if key not in ("sparsity", "method")}, where)
-        parts = [config.family]
+        unused = ("method",) if family.takes_sparsity else ("sparsity", "method")
+        config = configured({key: merged[key] for key in merged if key not in unused}, where)
+        parts = [config.family, f"s{config.sparsity:g}"] if family.takes_sparsity else [config.family]
     parts += [f"{name}={value}" for name, value in chosen.items() if name not in ("family", "sparsity", "method")]
     return "-".join([*parts, f"seed{seed}"]).replace("/", "_").replace(" ", ""), config
 
