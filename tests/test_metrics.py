@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import sift_graph
 from sift_graph.errors import MaskError, SpectrumError, UsageError
 from sift_graph.masks import LayerMask
-from sift_graph.metrics import DYNAMICS, METRICS, History, select
-from sift_graph.metrics.base import is_missing
+from sift_graph.metrics import DYNAMICS, METRICS, History, is_missing, select
 from sift_graph.spectrum import Spectrum
 from tests.closed_forms import CLOSED_FORMS, golden_mask
 

@@ -1,27 +1,29 @@
-"""The registry of metrics, and the one function that measures a layer with it."""
+"""The registries of metrics, and the one function that measures a layer with them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from sift_graph.errors import SpectrumError, UsageError, did_you_mean
+from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.graph import BipartiteGraph
 from sift_graph.metrics.iterative import ITERATIVE
-from sift_graph.metrics.layer import Layer, Undefined
-from sift_graph.metrics.metric import Metric
+from sift_graph.metrics.layer import Layer
+from sift_graph.metrics.metric import Metric, evaluate
 from sift_graph.metrics.ramanujan import RAMANUJAN
 from sift_graph.metrics.structure import STRUCTURE
 from sift_graph.metrics.weighted import WEIGHTED
 
-__all__ = ["CORE", "METRICS", "Layer", "Metric", "Undefined", "measure_layer", "select"]
+__all__ = ["CORE", "METRICS", "NETWORK_METRICS", "measure_layer", "select"]
 
 METRICS: dict[str, Metric] = {m.name: m for m in (*STRUCTURE, *RAMANUJAN, *ITERATIVE, *WEIGHTED)}
 """Every metric of one layer at one step, by column name, in column order."""
 
 CORE: tuple[str, ...] = tuple(METRICS)
 """Names that are computed when nothing is asked for."""
+
+NETWORK_METRICS: dict[str, Metric] = {}
+"""Every metric of a whole network at one step, by column name; each has ``scope="network"``."""
 
 
 def select(names: str | Iterable[str] | None) -> list[str]:
@@ -75,25 +77,5 @@ def measure_layer(
     dict
         A value for each name, NaN where undefined, and ``note``: the words that say why, with commas between.
     """
-    layer = Layer(graph)
-    values: dict[str, Any] = {}
-    notes: dict[str, None] = {}
-    for name in names:
-        metric = METRICS[name]
-        if needs is not None and metric.needs != needs:
-            continue
-        try:
-            values[name] = metric.compute(layer)
-        except Undefined as reason:
-            values[name] = metric.missing
-            notes[str(reason)] = None
-        except SpectrumError:
-            values[name] = metric.missing
-            notes["not_converged"] = None
-    values["note"] = ",".join(notes)
-    return values
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a metric's value says that there is none."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    chosen = (METRICS[name] for name in names)
+    return evaluate(Layer(graph), [m for m in chosen if needs is None or (m.needs == "mask") == (needs == "mask")])

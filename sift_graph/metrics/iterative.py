@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 
 from sift_graph.bounds import biregular_bound
-from sift_graph.metrics.layer import Layer, Undefined
-from sift_graph.metrics.metric import Metric
+from sift_graph.metrics.layer import Layer
+from sift_graph.metrics.metric import Metric, Undefined
 from sift_graph.spectrum import RegularSubgraph
 
 __all__ = ["ITERATIVE"]

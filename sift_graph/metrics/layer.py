@@ -10,13 +10,10 @@ import numpy as np
 from sift_graph import spectrum
 from sift_graph.bounds import biregular_bound
 from sift_graph.graph import BipartiteGraph
+from sift_graph.metrics.metric import Undefined
 from sift_graph.spectrum import RegularSubgraph, Spectrum
 
 __all__ = ["Layer", "Undefined"]
-
-
-class Undefined(Exception):
-    """A metric has no value for this layer; the word says why, and goes into the row's ``note``."""
 
 
 @dataclass(frozen=True, eq=False)

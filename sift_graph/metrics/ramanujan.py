@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sift_graph.bounds import random_gap_norm
-from sift_graph.metrics.layer import Layer, Undefined
-from sift_graph.metrics.metric import Metric
+from sift_graph.metrics.layer import Layer
+from sift_graph.metrics.metric import Metric, Undefined
 
 __all__ = ["RAMANUJAN"]
 
