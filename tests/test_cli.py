@@ -17,7 +17,7 @@ from sift_graph.cli import app
 from sift_graph.store import RunReader
 from tests.runs import HOSTILE, SHAPES, write_run
 
-COMMANDS = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
+COMMANDS = ["train", "sweep", "analyze", "correlate", "report", "show", "metrics", "describe", "import"]
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,17 @@ class MetricCatalogue(Directive):
 class CommandHelp(Directive):
     """The help text of each command, as a terminal of 100 columns shows it."""
 
-    commands: ClassVar[list[str]] = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
+    commands: ClassVar[list[str]] = [
+        "train",
+        "sweep",
+        "analyze",
+        "correlate",
+        "report",
+        "show",
+        "metrics",
+        "describe",
+        "import",
+    ]
 
     def run(self):
         """Ask the command itself."""
