@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal
 
 from sift_graph.errors import UsageError
@@ -124,8 +124,9 @@ def select(names: str | Iterable[str] | None) -> list[str]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Suggest the nearest names, those of the core first; too many are known to list them all."""
-    near = sorted(get_close_matches(name, known, n=5), key=lambda one: one not in CORE)[:3]
+    """Suggest the nearest names, those of the core first among equals; too many are known to list them all."""
+    near = get_close_matches(name, known, n=5)
+    near = sorted(near, key=lambda one: (-SequenceMatcher(None, name, one).ratio(), one not in CORE))[:3]
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -143,7 +143,7 @@ def dropped_share(change: Change) -> float:
 
 def grown(change: Change) -> np.ndarray:
     """Edges that the previous snapshot had not."""
-    return change.bits & ~change.previous
+    return np.asarray(change.bits & ~change.previous)
 
 
 def grown_share(change: Change) -> float:
@@ -176,7 +176,7 @@ def flip_counts(change: Change) -> np.ndarray:
     if change.history.previous is None:
         return counts
     changed = unpack(change.bits ^ change.previous, change.mask.size)
-    return np.minimum(counts.astype(np.uint32) + changed, MOST_FLIPS).astype(np.uint16)
+    return np.asarray(np.minimum(counts.astype(np.uint32) + changed, MOST_FLIPS).astype(np.uint16))
 
 
 def mean_age(change: Change) -> float:
@@ -194,7 +194,7 @@ def ages_of(change: Change) -> np.ndarray:
         return np.zeros(change.mask.edges, dtype=np.uint16)
     dense = np.zeros(change.mask.size, dtype=np.uint16)
     dense[unpack(history.previous.bits, change.mask.size)] = np.minimum(history.ages, MOST_FLIPS - 1) + 1
-    return dense[unpack(change.bits, change.mask.size)]
+    return np.asarray(dense[unpack(change.bits, change.mask.size)])
 
 
 def exploration(change: Change) -> float:
@@ -265,13 +265,13 @@ def spectral_velocity(change: Change, order: int) -> float:
 
 def row(name: str, compute: Callable[[Change], Any], formula: str, values: str, **more: Any) -> Metric:
     """Make a column of this family."""
-    return Metric(
-        name,
-        compute,
-        formula,
-        values,
-        **{"group": "dynamics", "scope": "dynamics", "cost": "history", "undefined": "at the first snapshot"} | more,
-    )
+    usual: dict[str, Any] = {
+        "group": "dynamics",
+        "scope": "dynamics",
+        "cost": "history",
+        "undefined": "at the first snapshot",
+    }
+    return Metric(name, compute, formula, values, **usual | more)
 
 
 def at_first(word: str) -> str:

@@ -118,7 +118,7 @@ def moduli(layer: Layer) -> np.ndarray:
     """Moduli of all eigenvalues of the non-backtracking operator, of small layers."""
     core = layer.once(two_core)
     vertices = np.count_nonzero(core.left_degree) + np.count_nonzero(core.right_degree)
-    require(vertices <= MODULI_SIDE, "too_large")
+    require(bool(vertices <= MODULI_SIDE), "too_large")
     return nonbacktracking_moduli(core)
 
 

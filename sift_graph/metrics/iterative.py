@@ -123,9 +123,8 @@ BETTER = "ranks pruning at initialisation better than ramanujan_gap, by two tabl
 
 def row(name: str, compute: Any, formula: str, values: str, undefined: str = NONE, **more: Any) -> Metric:
     """Return a column of this family."""
-    return Metric(
-        name, compute, formula, values, undefined, **{"group": "iterative", "cost": "subgraphs", "source": ICLR} | more
-    )
+    usual: dict[str, Any] = {"group": "iterative", "cost": "subgraphs", "source": ICLR}
+    return Metric(name, compute, formula, values, undefined, **usual | more)
 
 
 ITERATIVE = (

@@ -54,8 +54,8 @@ def matched_distance(a: BipartiteGraph, b: BipartiteGraph) -> float:
     Returns
     -------
     float
-        Mean over pairs with an edge of the Jaccard distance of their incoming edges: 0 if the masks are the same up to the
-        numbering of the outputs, 1 if no two outputs share an input.
+        Mean over pairs with an edge of the Jaccard distance of their incoming edges: 0 if the masks are the same up to
+        the numbering of the outputs, 1 if no two outputs share an input.
 
     References
     ----------
@@ -68,7 +68,7 @@ def matched_distance(a: BipartiteGraph, b: BipartiteGraph) -> float:
         distances = np.empty((per_group, per_group))
         _jaccard_distances(a.bits[rows], b.bits[rows], distances)
         order = np.argsort(distances, axis=None, kind="stable")
-        empty_a, empty_b = (~graph.bits[rows].any(axis=1) for graph in (a, b))
+        empty_a, empty_b = (graph.right_degree[rows] == 0 for graph in (a, b))
         found, pairs = _greedy(order, distances, empty_a, empty_b)
         total, counted = total + found, counted + pairs
     return total / counted if counted else 0.0

@@ -60,9 +60,8 @@ def row(
     name: str, compute: Callable[[Layer], Any], formula: str, values: str, undefined: str = NO_EDGES, **more: Any
 ) -> Metric:
     """Return a core column of this family."""
-    return Metric(
-        name, compute, formula, values, undefined, **{"group": "ramanujan", "cost": "top2", "core": True} | more
-    )
+    usual: dict[str, Any] = {"group": "ramanujan", "cost": "top2", "core": True}
+    return Metric(name, compute, formula, values, undefined, **usual | more)
 
 
 RAMANUJAN = (

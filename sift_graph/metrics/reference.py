@@ -74,9 +74,8 @@ def row(
     name: str, compute: Callable[[Layer], Any], formula: str, values: str, undefined: str = NO_EDGES, **more: Any
 ) -> Metric:
     """Return a column of this family; sizes count isolated vertices, so padding changes it."""
-    return Metric(
-        name, compute, formula, values, undefined, **{"group": "reference", "laws": Laws(padded=False)} | more
-    )
+    usual: dict[str, Any] = {"group": "reference", "laws": Laws(padded=False)}
+    return Metric(name, compute, formula, values, undefined, **usual | more)
 
 
 WEIGHTS: dict[str, Any] = {"needs": "weight", "undefined": NO_WEIGHTS, "cost": "edges"}

@@ -10,6 +10,7 @@ from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask, Layout
 from sift_graph.metrics.base import METRICS, measure_layer, select
 from sift_graph.metrics.compat import COMPAT
+from sift_graph.metrics.dynamics import DYNAMICS
 
 __all__ = ["measure"]
 
@@ -70,6 +71,7 @@ def measure(
     (1.414214, 'yes')
     """
     names = select(metrics) if compat is None else columns_of(compat, metrics)
+    check_scope(names, metrics)
     if not isinstance(mask, LayerMask):
         mask = LayerMask.from_dense(layer, mask, weight, groups=groups, layout=layout)
     elif weight is not None:
@@ -95,3 +97,12 @@ def columns_of(compat: str, metrics: Any) -> list[str]:
     if compat not in COMPAT:
         raise UsageError(f"no published code {compat!r}{did_you_mean(compat, COMPAT)}")
     return list(COMPAT[compat])
+
+
+def check_scope(names: list[str], metrics: Any) -> None:
+    """Refuse a metric that one mask has not, if it was asked for by its own name."""
+    asked = {n.strip() for n in metrics.split(",")} if isinstance(metrics, str) else set(metrics or ())
+    for name in names:
+        if name not in METRICS and name in asked:
+            whose = "a layer's history" if name in DYNAMICS else "a whole network"
+            raise UsageError(f"metric {name!r} is of {whose}, not of one mask; analyze a recorded run for it")

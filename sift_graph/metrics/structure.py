@@ -104,7 +104,8 @@ OF_SIZE = "the layer's size; a control, not a cause"
 
 def core(name: str, compute: Callable[[Layer], Any], formula: str, values: str, **more: Any) -> Metric:
     """One of the columns that are always there."""
-    return Metric(name, compute, formula, values, **{"group": "structure", "core": True, "oracle": BY_COUNTING} | more)
+    usual: dict[str, Any] = {"group": "structure", "core": True, "oracle": BY_COUNTING}
+    return Metric(name, compute, formula, values, **usual | more)
 
 
 STRUCTURE = (

@@ -13,7 +13,7 @@ from sift_graph.adjacency import Adjacency
 from sift_graph.bounds import biregular_bound
 from sift_graph.metrics.expander import lists
 from sift_graph.metrics.layer import Layer
-from sift_graph.metrics.metric import Laws, Metric, Needs
+from sift_graph.metrics.metric import Laws, Metric
 from sift_graph.metrics.structure import Side, require
 from sift_graph.spectrum import RegularSubgraph, Spectrum
 from sift_graph.spectrum.beyond import LaplacianEnds, laplacian_ends
@@ -141,11 +141,8 @@ def row(
     name: str, compute: Callable[[Layer], Any], formula: str, values: str, source: str, cost: str, **more: Any
 ) -> Metric:
     """Return a column of this family."""
-    needs: Needs = "weight"
-    return Metric(
-        name, compute, formula, values, **{"undefined": NO_WEIGHTS, "needs": needs} | more,
-        source=source, group="weighted", cost=cost,
-    )  # fmt: skip
+    usual: dict[str, Any] = {"undefined": NO_WEIGHTS, "needs": "weight", "group": "weighted"}
+    return Metric(name, compute, formula, values, source=source, cost=cost, **usual | more)
 
 
 WEIGHTED = (

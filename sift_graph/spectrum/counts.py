@@ -33,7 +33,7 @@ class Wedges:
 
 
 @numba.njit(cache=True)
-def _count_pairs(gram: np.ndarray, meeting: np.ndarray) -> int:
+def _count_pairs(gram: np.ndarray, meeting: np.ndarray) -> np.int64:
     """Sum c (c - 1) / 2 over pairs; count the pairs with c > 0 at each vertex."""
     total = np.int64(0)
     for i in range(gram.shape[0]):

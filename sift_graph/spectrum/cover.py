@@ -150,19 +150,19 @@ class _Curve:
 
 
 def _mixed(points: list[np.ndarray], residuals: list[np.ndarray]) -> np.ndarray:
-    """Anderson's next point: the combination of the last ones whose residuals cancel best, plus its residual."""
+    """Take Anderson's next point: the combination of the last ones whose residuals cancel best, plus its residual."""
     if len(points) == 1:
-        return points[0] + residuals[0]
+        return np.asarray(points[0] + residuals[0])
     change = np.array([b - a for a, b in pairwise(residuals)])
     gram = change @ change.T
     gram[np.diag_indices_from(gram)] *= 1 + 1e-10
     try:
         weight = np.linalg.solve(gram, change @ residuals[-1])
     except np.linalg.LinAlgError:
-        return points[-1] + residuals[-1]
+        return np.asarray(points[-1] + residuals[-1])
     moves = np.array([b - a for a, b in pairwise(points)])
-    step: np.ndarray = residuals[-1] - weight @ (moves + change)
-    return points[-1] + np.clip(step, -2.0, 2.0)
+    step = residuals[-1] - weight @ (moves + change)
+    return np.asarray(points[-1] + np.clip(step, -2.0, 2.0))
 
 
 def cover_radius(lists: Adjacency, values: np.ndarray | None = None, *, tol: float = 1e-8) -> float:
