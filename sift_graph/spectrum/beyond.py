@@ -139,9 +139,8 @@ def nonbacktracking(lists: Adjacency) -> Backtracking:
     if limit - inner <= 1e-12 * limit:
         radius = limit
     else:
-        branching = float((of_right[lists.right] - 1) @ (of_left[lists.left] - 1)) / lists.edges
-        first = min(max(math.sqrt(branching), inner * (1 + 1e-9)), limit)
-        radius = crossing(lists, 1, scaling, max(inner, 1.0) * (1 - 1e-9), limit * (1 + 1e-9), first=first)
+        # from above: u = 1 is a crossing too, which is not the one sought
+        radius = crossing(lists, 1, scaling, max(inner, 1.0) * (1 - 1e-9), limit * (1 + 1e-9), first=limit)
     edge = math.sqrt(radius)
     scale_right, scale_left = (positive_root(side) for side in diagonal(edge))
     pairs = leading_pairs(lists, 2, right_scale=scale_right, left_scale=scale_left)

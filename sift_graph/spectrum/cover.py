@@ -38,7 +38,9 @@ FULL_ROUNDS, HALF_ROUNDS = 60, 600
 REACH = 200.0  # of log alpha around its mean
 WALK = 0.1  # first step of tau
 FARTHEST = 40.0  # a cover that is barely not amenable: where its fold lies no longer matters
-NARROW = 1e-4
+WIDE, NARROW = 0.03, 0.004  # of tau around the minimum
+PARABOLAS = 20
+ROUGH = 2e-4
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
@@ -74,7 +76,6 @@ class _Curve:
         self.starts, self.left, self.squares, self.tol = starts, left, squares, tol
         self.n_left = x.size - starts.size + 1
         self.solved: list[tuple[float, np.ndarray]] = [(float(x.mean()), x)]
-        self.levels: dict[float, float] = {}
 
     def predict(self, tau: float) -> np.ndarray:
         """Extrapolate from the last two solutions."""
@@ -84,20 +85,17 @@ class _Curve:
         before, y = self.solved[-2]
         return x + (x - y) * ((tau - at) / (at - before)) if abs(tau - at) < 3 * abs(at - before) else x + (tau - at)
 
-    def level(self, tau: float) -> float:
+    def level(self, tau: float, *, rough: bool = False) -> float:
         """Solve at this tau, and return t: with full steps, or where those fail with half steps."""
-        if tau in self.levels:
-            return self.levels[tau]
         for factor, rounds in ((2.0, FULL_ROUNDS), (1.0, HALF_ROUNDS)):
-            found = self._solve(tau, factor, rounds)
+            found = self._solve(tau, factor, rounds, ROUGH if rough else self.tol)
             if found is not None:
                 x, mean = found
                 self.solved = [*self.solved[-2:], (tau, x)]
-                self.levels[tau] = math.exp(mean)
-                return self.levels[tau]
+                return math.exp(mean)
         raise SpectrumError("universal cover: the equations of its vertices were not solved")
 
-    def _solve(self, tau: float, factor: float, rounds: int) -> tuple[np.ndarray, float] | None:
+    def _solve(self, tau: float, factor: float, rounds: int, tol: float) -> tuple[np.ndarray, float] | None:
         """Iterate x + (logarithm of t / Phi) times a factor, with Anderson's mixing."""
         x = self.predict(tau)
         points: list[np.ndarray] = []
@@ -113,7 +111,7 @@ class _Curve:
             logs = x + np.log1p(sums)
             mean = float(logs.mean())
             worst = float(np.abs(logs - mean).max())
-            if worst < self.tol:
+            if worst < tol:
                 return x, mean
             if not worst < 1e3 * best:
                 return None
@@ -129,24 +127,39 @@ class _Curve:
         return None
 
     def minimum(self) -> float:
-        """Walk down to a bracket of the minimum, then narrow it with Brent's method."""
-        from scipy.optimize import minimize_scalar
+        """Walk down to the minimum with rough values; then parabolas through exact ones, the last ones narrower."""
+        u, width = self._walk(), WIDE
+        lowest = math.inf
+        for _ in range(PARABOLAS):
+            low, middle, high = (self.level(u + shift) for shift in (-width, 0.0, width))
+            lowest = min(lowest, low, middle, high)
+            bend = low - 2 * middle + high
+            move = 0.5 * width * (low - high) / bend if bend > 0 else math.copysign(2 * width, low - high)
+            if bend > 0 and abs(move) <= width:
+                if width < WIDE:
+                    return min(lowest, self.level(u + move))
+                width = NARROW  # the vertex is off by the square of the width, and the minimum by the square of that
+            u += min(max(move, -5 * width), 5 * width)
+            if abs(u) > FARTHEST:
+                break
+        return lowest
 
-        tau, step = self.solved[0][0], WALK
-        a, b = tau, tau + step
-        at_a, at_b = self.level(a), self.level(b)
+    def _walk(self) -> float:
+        """Find where a bracket of rough values has its lowest point."""
+        step, a = WALK, self.solved[0][0]
+        b = a + step
+        at_a, at_b = self.level(a, rough=True), self.level(b, rough=True)
         if at_b > at_a:
-            a, b, at_b, step = b, a, at_a, -step
+            a, b, at_a, at_b, step = b, a, at_b, at_a, -step
         c = b + step
-        at_c = self.level(c)
-        while at_c < at_b:
-            if abs(c - tau) > FARTHEST:
-                return at_c
+        at_c = self.level(c, rough=True)
+        while at_c < at_b and abs(c) < FARTHEST:
             step *= 1.6
-            a, b, at_b, c = b, c, at_c, c + step
-            at_c = self.level(c)
-        minimize_scalar(self.level, bracket=(a, b, c), method="brent", options={"xtol": NARROW})
-        return min(self.levels.values())
+            a, b, at_a, at_b, c = b, c, at_b, at_c, c + step
+            at_c = self.level(c, rough=True)
+        p, q = (b - a) * (at_b - at_c), (b - c) * (at_b - at_a)
+        vertex = b - 0.5 * ((b - a) * p - (b - c) * q) / (p - q) if p != q else b
+        return min(max(vertex, min(a, c)), max(a, c))
 
 
 def _mixed(points: list[np.ndarray], residuals: list[np.ndarray]) -> np.ndarray:
