@@ -21,7 +21,7 @@ from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angula
 from sift_graph.store import RunReader, find_runs, write_atomically
 from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, settings_hash
 
-__all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "write_tables"]
+__all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "velocities", "write_tables"]
 
 KEYS = (*RUN_COLUMNS, "step", "epoch", "layer", "depth")
 COLUMNS: tuple[str, ...] = (*KEYS, *CORE, *CORE_DYNAMICS, "source", "note")
@@ -264,6 +264,34 @@ def network_frame(
         row |= training_columns(histories[str(run)], int(row["step"]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def velocities(layers: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """How much each metric moved since the previous recorded step of its layer.
+
+    Parameters
+    ----------
+    layers : DataFrame
+        The layer frame.
+    columns : sequence of str, optional
+        Metrics; all columns of numbers by default.
+
+    Returns
+    -------
+    DataFrame
+        ``run``, ``step``, ``layer``, and the absolute change of each metric; NaN at the first step of a layer and where
+        either value is undefined.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"run": "a", "step": [0, 10], "layer": "fc", "sigma_2": [3.0, 2.5]})
+    >>> velocities(frame, ["sigma_2"])["sigma_2"].tolist()
+    [nan, 0.5]
+    """
+    wanted = [c for c in layers if is_number(str(c))] if columns is None else list(columns)
+    ordered = layers.sort_values(["run", "step"], kind="stable")
+    moved = ordered.groupby(["run", "layer"], observed=True, sort=False)[wanted].diff().abs()
+    return ordered[["run", "step", "layer"]].join(moved).loc[layers.index]
 
 
 def sparse_layers(layers: pd.DataFrame) -> dict[str, set[str]]:

@@ -196,3 +196,14 @@ def test_the_distances_of_a_network_start_at_zero(tmp_path):
     assert network.loc[0, columns].to_numpy(float) == pytest.approx(0)
     assert (network.loc[1:, "fs_distance_first"] > 0).all()
     assert (network["fs_distance_first_stacked"] >= network["fs_distance_first"] - 1e-12).all()
+
+
+def test_velocities_are_absolute_changes_within_a_layer(tmp_path):
+    frame = table.analyze_runs(write_run(tmp_path / "a")).layers
+    moved = table.velocities(frame)
+    assert moved.index.equals(frame.index)
+    assert moved.loc[frame["step"] == 0, "sigma_2"].isna().all()
+    one, then = (frame[(frame["layer"] == "fc") & (frame["step"] == s)]["sigma_2"].iloc[0] for s in (10, 20))
+    found = moved[(frame["layer"] == "fc") & (frame["step"] == 20)]["sigma_2"].iloc[0]
+    assert found == pytest.approx(abs(then - one))
+    assert "is_ramanujan" not in moved

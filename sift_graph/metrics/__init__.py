@@ -18,7 +18,8 @@ Another package adds metrics through the entry point group ``sift_graph.metrics`
 from sift_graph.metrics.base import CORE, METRICS, NETWORK_METRICS, find_metric, measure_layer, register, select
 from sift_graph.metrics.compat import COMPAT
 from sift_graph.metrics.cost import COSTS, estimate_cost
-from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS, Change, History
+from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS, Change
+from sift_graph.metrics.history import History
 from sift_graph.metrics.layer import Layer
 from sift_graph.metrics.metric import GROUPS, Flagged, Laws, Metric, Undefined, evaluate, is_missing
 from sift_graph.metrics.plugins import load_plugins
