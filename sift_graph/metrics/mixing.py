@@ -56,7 +56,7 @@ def sweep(layer: Layer) -> float:
     scale_right, scale_left = (1 / np.sqrt(np.maximum(d, 1)) for d in (of_right, of_left))
     if min(np.count_nonzero(of_right), np.count_nonzero(of_left)) == 1:
         return best_prefix(edges, np.zeros(edges.n_right), np.where(of_left > 0, np.arange(edges.n_left), 0.0))
-    pairs = leading_pairs(edges, 2, right_scale=scale_right, left_scale=scale_left)
+    pairs = leading_pairs(edges, 2, right_scale=scale_right, left_scale=scale_left, tol=1e-5)
     return best_prefix(edges, pairs.right[:, 1] * scale_right, pairs.left[:, 1] * scale_left)
 
 
@@ -101,14 +101,19 @@ def generator(layer: Layer) -> np.random.Generator:
 def mixing_discrepancy(layer: Layer) -> float:
     """Largest ratio, over sampled pairs of vertex sets, of the discrepancy to what the mixing lemma allows."""
     layer.require_edges()
-    edges, rng = layer.once(lists), generator(layer)
-    of_left, of_right = layer.graph.left_degree, layer.graph.right_degree
+    graph, rng = layer.graph, generator(layer)
+    of_left, of_right, edges = graph.left_degree, graph.right_degree, graph.edges
+    bits = graph.bits.reshape(graph.groups, -1, graph.bits.shape[1])
     limit = layer.normalised.sigma_2
     worst = 0.0
     for _ in range(SAMPLES):
         s, t = (rng.random(d.size) < rng.uniform(0.1, 0.9) for d in (of_left, of_right))
-        volume_s, volume_t = of_left[s].sum() / edges.edges, of_right[t].sum() / edges.edges
-        between = np.count_nonzero(s[edges.left] & t[edges.right]) / edges.edges
+        volume_s, volume_t = of_left[s].sum() / edges, of_right[t].sum() / edges
+        words = np.zeros((graph.groups, 1, bits.shape[2] * 8), dtype=np.uint8)
+        packed = np.packbits(s.reshape(graph.groups, -1), axis=1, bitorder="little")
+        words[:, 0, : packed.shape[1]] = packed
+        met = np.bitwise_count(bits & words.view(np.uint64)).sum(axis=2, dtype=np.int64).reshape(-1)
+        between = int(met[t].sum()) / edges
         allowed = math.sqrt(volume_s * volume_t * (1 - volume_s) * (1 - volume_t))
         if allowed > 1e-9:
             worst = max(worst, abs(between - volume_s * volume_t) / allowed)

@@ -50,7 +50,7 @@ def signed(layer: Layer) -> np.ndarray:
     graph = layer.require_weights()
     unit = largest_weight(layer)
     values = None if graph.values is None else graph.values / unit
-    return leading_pairs(layer.once(lists), 2, values=values, tol=1e-9).sigma * unit
+    return leading_pairs(layer.once(lists), 2, values=values, tol=1e-6).sigma * unit
 
 
 def weighted_laplacian(layer: Layer) -> LaplacianEnds:
