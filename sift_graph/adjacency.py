@@ -17,6 +17,8 @@ from sift_graph.graph import BipartiteGraph
 
 __all__ = ["Adjacency"]
 
+SPARE = 8  # entries that list_bits writes past the last edge
+
 
 @numba.njit(cache=True)
 def _by_column(starts: np.ndarray, rows: np.ndarray, columns: np.ndarray, index: np.ndarray, edge: np.ndarray) -> None:
@@ -58,8 +60,9 @@ class Adjacency:
         -------
         Adjacency
         """
-        left = np.empty(graph.edges, dtype=np.int32)
-        list_bits(graph.bits, left)
+        room = np.empty(graph.edges + SPARE, dtype=np.int32)
+        list_bits(graph.bits, room)
+        left = room[: graph.edges]
         right = np.repeat(np.arange(graph.n_right, dtype=np.int32), graph.right_degree)
         if graph.groups > 1:
             left += right // (graph.n_right // graph.groups) * graph.block_left

@@ -25,12 +25,14 @@ __all__ = [
     "gram_times_single",
     "keep_bits",
     "list_bits",
-    "list_bits_by_column",
+    "list_row",
+    "order_by_column",
     "pack_nonzero",
     "pack_rows",
     "popcount",
     "times",
     "times_transposed",
+    "transpose_64",
     "transpose_bits",
 ]
 
@@ -76,6 +78,63 @@ def _emit_popcount(typing: Any, word: Any) -> Any:
 
 
 popcount: Any = intrinsic(_emit_popcount)
+
+
+def _emit_list_row(typing: Any, out: Any, at: Any, row: Any, words: Any, factor: Any) -> Any:
+    """Write `factor` times the column of each set bit of a row to the array `out` from place `at` on; return the end.
+
+    `row` is the address of its words. Of a word eight at a time, without a question: what is too much is written over,
+    so `out` needs room for eight more.
+
+    Returns
+    -------
+    tuple
+        Signature and code generator, as numba's ``intrinsic`` wants them.
+    """
+    size = out.dtype.bitwidth
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, start, row, words, factor = arguments
+        base_of_out = context.make_array(out)(context, builder, array).data
+        index, flag = ir.IntType(size), ir.IntType(1)
+        insert: Any = cgutils.get_or_insert_function
+        count = insert(builder.module, ir.FunctionType(WORD, [WORD]), "llvm.ctpop.i64")
+        zeros = insert(builder.module, ir.FunctionType(WORD, [WORD, flag]), "llvm.cttz.i64")
+        before = builder.block
+        names = ("word", "eight", "following", "listed")
+        loop, eight, following, after = (builder.append_basic_block(name) for name in names)
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        k, e = builder.phi(WORD), builder.phi(WORD)
+        word = builder.load(builder.inttoptr(builder.add(row, builder.shl(k, WORD(3))), WORD.as_pointer()))
+        end = builder.add(e, builder.call(count, [word]))
+        base = builder.shl(k, WORD(6))
+        builder.branch(eight)
+        builder.position_at_end(eight)
+        at, rest = builder.phi(WORD), builder.phi(WORD)
+        left = rest
+        for s in range(8):
+            place = builder.mul(builder.add(base, builder.call(zeros, [left, flag(0)])), factor)
+            builder.store(builder.trunc(place, index), builder.gep(base_of_out, [builder.add(at, WORD(s))]))
+            left = builder.and_(left, builder.sub(left, WORD(1)))
+        further = builder.add(at, WORD(8))
+        for phi, first, last in ((at, e, further), (rest, word, left)):
+            phi.add_incoming(first, loop)
+            phi.add_incoming(last, eight)
+        builder.cbranch(builder.icmp_unsigned("<", further, end), eight, following)
+        builder.position_at_end(following)
+        done = builder.add(k, WORD(1))
+        for phi, first, last in ((k, WORD(0), done), (e, start, end)):
+            phi.add_incoming(first, before)
+            phi.add_incoming(last, following)
+        builder.cbranch(builder.icmp_unsigned("<", done, words), loop, after)
+        builder.position_at_end(after)
+        return end
+
+    return types.uintp(out, *[types.uintp] * 4), emit
+
+
+list_row: Any = intrinsic(_emit_list_row)
 
 
 def _masked(builder: Any, lanes: Lanes, row: Any, chunk: Any, vector: Any) -> Any:
@@ -189,8 +248,8 @@ _single_add_1, _single_add_4 = _add_rows(FLOATS, 1), _add_rows(FLOATS, 4)
 @numba.njit(cache=True)
 def times(bits: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
     """Write y = B x, for float64 x of 64 entries a word (those beyond the matrix are not looked at)."""
-    if x.size < 64 * bits.shape[1] or y.size < bits.shape[0]:
-        raise ValueError("vector too short for the packed matrix")
+    if x.size < 64 * bits.shape[1] or y.size < bits.shape[0] or x.strides[0] != 8 or y.strides[0] != 8:
+        raise ValueError("vector too short for the packed matrix, or not contiguous")
     step, first, into, vector = numba.uintp(8 * bits.shape[1]), bits.ctypes.data, y.ctypes.data, x.ctypes.data
     done = bits.shape[0] // 4 * 4
     for i in range(0, done, 4):
@@ -202,8 +261,8 @@ def times(bits: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
 @numba.njit(cache=True)
 def times_transposed(bits: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     """Write z = B^T y, with float64 z of 64 entries a word."""
-    if z.size < 64 * bits.shape[1] or y.size < bits.shape[0]:
-        raise ValueError("vector too short for the packed matrix")
+    if z.size < 64 * bits.shape[1] or y.size < bits.shape[0] or z.strides[0] != 8 or y.strides[0] != 8:
+        raise ValueError("vector too short for the packed matrix, or not contiguous")
     z[:] = 0.0
     step, first, at, vector = numba.uintp(8 * bits.shape[1]), bits.ctypes.data, y.ctypes.data, z.ctypes.data
     done = bits.shape[0] // 4 * 4
@@ -250,9 +309,59 @@ def count_columns(bits: np.ndarray, columns: int) -> np.ndarray:
     return counts[:columns].astype(np.int64)
 
 
+def _emit_transpose_64(typing: Any, block: Any) -> Any:
+    """Transpose 64 words of 64 bits in place, by six rounds of exchanges (Warren, Hacker's Delight, 7-3).
+
+    Round w exchanges the high bits of each word whose number has bit w clear with the low bits of the word w further,
+    for groups of 2 w bits. Vectors are paired by shuffles where both words lie in one.
+
+    Returns
+    -------
+    tuple
+        Signature and code generator, as numba's ``intrinsic`` wants them.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        size = 8
+        vector, lane = ir.VectorType(WORD, size), ir.IntType(32)
+        first, count = arguments[0], 64 // size
+        places = [builder.inttoptr(builder.add(first, WORD(8 * size * i)), vector.as_pointer()) for i in range(count)]
+        words = [builder.load(place, align=8) for place in places]
+
+        def shuffle(x: Any, y: Any, numbers: list[int]) -> Any:
+            return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(lane, size), [lane(n) for n in numbers]))
+
+        for width in (32, 16, 8, 4, 2, 1):
+            mask = sum(((1 << width) - 1) << group for group in range(0, 64, 2 * width))
+            kept, shift = (ir.Constant(vector, [WORD(value)] * size) for value in (mask, width))
+            inside = width < size
+            apart = 1 if inside else width // size
+            clear = [i for i in range(2 * size) if not i & width]
+            together = [(clear + [i + width for i in clear]).index(i) for i in range(2 * size)]
+            for i in range(count):
+                if i & apart:
+                    continue
+                low, high = words[i], words[i + apart]
+                if inside:
+                    low, high = shuffle(low, high, clear), shuffle(low, high, [n + width for n in clear])
+                swap = builder.and_(builder.xor(builder.lshr(low, shift), high), kept)
+                low, high = builder.xor(low, builder.shl(swap, shift)), builder.xor(high, swap)
+                if inside:
+                    low, high = shuffle(low, high, together[:size]), shuffle(low, high, together[size:])
+                words[i], words[i + apart] = low, high
+        for place, word in zip(places, words, strict=True):
+            builder.store(word, place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), emit
+
+
+transpose_64: Any = intrinsic(_emit_transpose_64)
+
+
 @numba.njit(cache=True)
 def transpose_bits(bits: np.ndarray, columns: int) -> np.ndarray:
-    """Transpose a packed matrix, by 64 x 64 blocks with six rounds of exchanges (Warren, Hacker's Delight, 7-3)."""
+    """Transpose a packed matrix, by 64 x 64 blocks."""
     rows = bits.shape[0]
     turned = np.zeros((columns, (rows + 511) // 512 * 8), np.uint64)
     a = np.empty(64, np.uint64)
@@ -265,18 +374,7 @@ def transpose_bits(bits: np.ndarray, columns: int) -> np.ndarray:
                 some |= a[r]
             if some == np.uint64(0):
                 continue
-            width = 32
-            mask = np.uint64(0x00000000FFFFFFFF)
-            while width:
-                k = 0
-                while k < 64:
-                    swap = ((a[k] >> np.uint64(width)) ^ a[k + width]) & mask
-                    a[k + width] ^= swap
-                    a[k] ^= swap << np.uint64(width)
-                    k = (k + width + 1) & ~width
-                width >>= 1
-                if width:
-                    mask ^= mask << np.uint64(width)
+            transpose_64(numba.uintp(a.ctypes.data))
             for r in range(min(64, columns - 64 * block_column)):
                 turned[64 * block_column + r, block_row] = a[r]
     return turned
@@ -371,36 +469,22 @@ def keep_bits(bits: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def list_bits(bits: np.ndarray, index: np.ndarray) -> None:
-    """Write the column of each set bit, row after row."""
-    e = 0
-    for r in range(bits.shape[0]):
-        for k in range(bits.shape[1]):
-            word = bits[r, k]
-            while word:
-                lowest = word & (~word + np.uint64(1))
-                index[e] = 64 * k + np.int64(popcount(lowest - np.uint64(1)))
-                e += 1
-                word ^= lowest
+    """Write the column of each set bit, row after row, to `index`, which has room for eight more."""
+    rows, words = bits.shape
+    e = np.int64(0)
+    for r in range(rows):
+        row = numba.uintp(bits.ctypes.data + 8 * words * r)
+        e = np.int64(list_row(index, numba.uintp(e), row, numba.uintp(words), numba.uintp(1)))
 
 
 @numba.njit(cache=True)
-def list_bits_by_column(
-    bits: np.ndarray, place: np.ndarray, index: np.ndarray, values: np.ndarray, out: np.ndarray
-) -> None:
-    """Write the row of each set bit to `index`, column after column, and its entry of `values` to `out`.
+def order_by_column(index: np.ndarray, place: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+    """Write the values of edges that are listed row after row in the order of the columns.
 
-    `values` is in row order, or empty. `place` holds where each column begins, and is moved on.
+    `index` names the row of each edge, column after column; `place` holds where each row's values begin, and is moved
+    on. The values are read as many streams as there are rows, and written as one.
     """
-    e = 0
-    for r in range(bits.shape[0]):
-        for k in range(bits.shape[1]):
-            word = bits[r, k]
-            while word:
-                lowest = word & (~word + np.uint64(1))
-                c = 64 * k + np.int64(popcount(lowest - np.uint64(1)))
-                index[place[c]] = r
-                if values.size:
-                    out[place[c]] = values[e]
-                place[c] += 1
-                e += 1
-                word ^= lowest
+    for e in range(index.size):
+        r = np.int64(index[e])
+        out[e] = values[place[r]]
+        place[r] += 1

@@ -275,20 +275,22 @@ class BipartiteGraph:
         return BipartiteGraph._from_rows(self.layer, rows, self.n_left, per_group, self.groups, joined)
 
     def _transpose_packed(self) -> BipartiteGraph:
-        from sift_graph.bits import list_bits_by_column, transpose_bits
+        from sift_graph.bits import list_bits, order_by_column, transpose_bits
 
         blocks, values = [], []
         for group in range(self.groups):
             block = self.block(group)
             blocks.append(transpose_bits(block.bits, self.block_left))
             if block.values is not None:
-                place = np.concatenate([[0], np.cumsum(block.left_degree)[:-1]])
-                index, turned = np.empty(block.edges, dtype=np.int32), np.empty(block.edges)
-                list_bits_by_column(block.bits, place, index, block.values, turned)
+                place = np.concatenate([[0], np.cumsum(block.right_degree)[:-1]])
+                index, turned = np.empty(block.edges + 8, dtype=np.int32), np.empty(block.edges)
+                list_bits(blocks[-1], index)
+                order_by_column(index[: block.edges], place, block.values, turned)
                 values.append(turned)
         joined = np.concatenate(values) if values else None
         per_group = self.n_right // self.groups
-        return BipartiteGraph(self.layer, np.concatenate(blocks), per_group, self.groups, joined)
+        bits = blocks[0] if self.groups == 1 else np.concatenate(blocks)
+        return BipartiteGraph(self.layer, bits, per_group, self.groups, joined)
 
     def to_csr(self, *, weighted: bool = False) -> csr_array:
         """Export the biadjacency, left by right.

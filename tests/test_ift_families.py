@@ -17,6 +17,7 @@ from sift_graph.ift import (
     factorized_rank,
     parallel_branches,
     plan,
+    training_flops,
     transform,
     transformer_training_flops,
     widen_factor,
@@ -433,6 +434,15 @@ def test_training_flops_of_the_paper_s_table():
     assert transformer_training_flops(1024, 4096, 24, tokens=1024, vocabulary=50257) == pytest.approx(
         2.4845e12, rel=0.0015
     )
+
+
+def test_training_flops_of_masks_that_stay_and_of_those_that_grow_by_gradient():
+    assert training_flops(2.0, 7.0) == 6.0
+    for every in (1, 100):  # `every` sparse updates, and one whose weight gradient is dense
+        assert training_flops(2.0, 7.0, every=every) == pytest.approx((every * 6 + 2 * 2 + 7) / (every + 1))
+    assert training_flops(2.0, 2.0, every=5) == pytest.approx(6.0)
+    with pytest.raises(UsageError, match="0 or more updates between two dense gradients, found -1"):
+        training_flops(1.0, 1.0, every=-1)
 
 
 def test_compensation_makes_gpt_iso_flop():

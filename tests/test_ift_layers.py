@@ -224,7 +224,9 @@ def test_layer_norm_is_for_linear_layers():
     for name in ("layer_norm", "layer_norm_relu"):
         made = alone(nn.Linear(12, 20), "sparse_parallel", 0.5, x, nonlinearity=name)
         assert made.model(x).shape == (2, 3, 20)
-        with pytest.raises(UsageError, match="'layer_norm' is for linear layers; for convolutions take 'bn_relu'"):
+        with pytest.raises(
+            UsageError, match=r"layer '': .*'layer_norm' is for linear layers; for convolutions take .* leave it out"
+        ):
             alone(nn.Conv2d(3, 4, 1), "sparse_parallel", 0.5, torch.zeros(1, 3, 2, 2), nonlinearity=name)
     assert {"bn_relu", "identity", "layer_norm"} <= set(NONLINEARITIES)
 
@@ -256,6 +258,7 @@ def test_norms_after_a_layer_are_kept_reset_or_skipped():
     assert isinstance(made["skip"][4], SkippedNorm)
     assert isinstance(made["skip"][1], nn.BatchNorm2d)  # that of the stem, which is not transformed
     assert torch.equal(made["skip"][4](x), x)
+    assert not any(p.requires_grad for p in made["skip"][4].parameters())
     sizes = {choice: sum(p.numel() for p in model.parameters()) for choice, model in made.items()}
     assert len(set(sizes.values())) == 1
 

@@ -151,6 +151,18 @@ def test_what_the_hooks_see_is_what_the_batch_brings():
     assert all(part.min() >= 0 for part in method._vertex_weights("4.weight"))
 
 
+def test_a_batch_that_is_taken_again_counts_once_and_its_parts_add_up():
+    run = Run("static")
+    method = Explore(run.masks, run.optimizer, Schedule(0, 9, every=1), model=run.model, sampling="grabo")
+    run.backward()
+    once = method._vertex_weights("1.weight")
+    run.backward()  # gradients are thrown away first
+    assert all(np.array_equal(a, b) for a, b in zip(once, method._vertex_weights("1.weight"), strict=True))
+    functional.cross_entropy(run.model(run.x), run.y).backward()
+    for a, b in zip(once, method._vertex_weights("1.weight"), strict=True):
+        assert b == pytest.approx(2 * a, rel=1e-5)
+
+
 def test_over_all_layers_the_number_of_weights_stays_and_none_is_emptied():
     options = MethodOptions(scope="global")
     run = Run("gse_grabo", options=options, schedule=Schedule(0, 30, every=1, drop_fraction=1.0))

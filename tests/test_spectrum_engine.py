@@ -16,11 +16,12 @@ from sift_graph import bits as packed
 from sift_graph.components import join_components
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
-from sift_graph.spectrum import blocks, choose, iterate, leading, left_regular_subgraphs, solve, subgraphs
+from sift_graph.spectrum import blocks, choose, gram, iterate, leading, left_regular_subgraphs, solve, subgraphs
 from sift_graph.spectrum.certificate import upper_bound
-from sift_graph.spectrum.kernels import gram_of_bits, sparse_step, symmetric_times
+from sift_graph.spectrum.gram import gram_of_bits
+from sift_graph.spectrum.kernels import sparse_step, symmetric_times
 from sift_graph.spectrum.lanczos import lanczos
-from sift_graph.spectrum.operators import gram_operator, packed_operator
+from sift_graph.spectrum.operators import gram_operator, integer_gram, packed_operator
 
 PATHS = ["gram", "packed", "sparse"]
 
@@ -289,6 +290,12 @@ arrays = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=150).flat
 )
 
 
+def _by_column(mask, values):
+    heavy = np.zeros(mask.shape)
+    heavy[mask] = values
+    return heavy.T[mask.T]
+
+
 @settings(max_examples=60, deadline=None)
 @given(arrays)
 def test_packed_kernels_agree_with_numpy(case):
@@ -308,26 +315,92 @@ def test_packed_kernels_agree_with_numpy(case):
     np.testing.assert_allclose(ahead, mask @ x[:columns], atol=1e-12)
     np.testing.assert_allclose(back[:columns], y @ mask, atol=1e-12)
     assert not back[columns:].any()
-    gram = np.empty((rows, rows), dtype=np.float32)
-    gram_of_bits(bits, gram)
     exact = mask.astype(float) @ mask.T
-    np.testing.assert_array_equal(gram, exact)
     out = np.empty(rows)
+    gram = integer_gram(bits)
+    np.testing.assert_array_equal(gram, exact)
     symmetric_times(gram, rows, y, out)
     np.testing.assert_allclose(out, exact @ y, atol=1e-9)
-    index = np.empty(int(mask.sum()), dtype=np.int32)
+    index = np.empty(int(mask.sum()) + 8, dtype=np.int32)
     packed.list_bits(bits, index)
-    np.testing.assert_array_equal(index, np.nonzero(mask)[1])
+    np.testing.assert_array_equal(index[:-8], np.nonzero(mask)[1])
+    packed.list_bits(pack(mask.T), index)
+    index = index[:-8]
+    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
     starts, listed = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]), np.empty(index.size)
     values, scale = rng.random(index.size), rng.random(columns)
-    packed.list_bits_by_column(bits, starts[:-1].copy(), index, values, listed)
-    np.testing.assert_array_equal(index, np.nonzero(mask.T)[1])
+    place = np.concatenate([[0], np.cumsum(mask.sum(axis=1))[:-1]])
+    packed.order_by_column(index, place, values, listed)
+    np.testing.assert_array_equal(listed, _by_column(mask, values))
     heavy = np.zeros(shape)
     heavy[mask] = values
     sparse_step(starts, index, listed, scale, y, out)
     np.testing.assert_allclose(out, (heavy * scale) @ heavy.T @ y, atol=1e-9)
     kept = values > 0.5
     np.testing.assert_array_equal(packed.keep_bits(bits, kept), pack(heavy > 0.5))
+
+
+@pytest.mark.parametrize("way", ["chosen", "comparing", "adding up"])
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 700), (5, 64), (130, 2100), (300, 65), (600, 4500)])
+def test_both_ways_to_the_gram_count_exactly(way, density, rows, columns):
+    mask = np.random.default_rng([rows, columns]).random((rows, columns)) < density
+    mask[rows // 2] = False
+    mask[:, columns // 3] = True
+    bits, degree = pack(mask), mask.sum(axis=1).astype(np.int64)
+    found = np.full((rows, rows + 3), np.nan, dtype=np.float32)
+    if way == "chosen":
+        gram_of_bits(bits, found)
+    elif way == "comparing":
+        gram._by_comparing(bits, -(-columns // 64), found)
+    else:
+        gram._by_adding_up(bits, -(-columns // 64), degree, found)
+    exact = mask.astype(float) @ mask.T
+    np.testing.assert_array_equal(np.triu(found[:, :rows]), np.triu(exact))
+    for first in range(0, rows // 4 * 4, 4):  # what the product reads on the diagonal
+        block = slice(first, first + 4)
+        np.testing.assert_array_equal(found[block, block], exact[block, block])
+    square = np.ascontiguousarray(found[:, :rows])
+    gram.mirror(square)
+    np.testing.assert_array_equal(square, exact)
+
+
+def test_a_vertex_of_many_thousand_edges_is_counted():
+    mask = np.random.default_rng(5).random((70, 200_000)) < 0.45
+    mask[0] = True
+    found = np.full((70, 70), np.nan, dtype=np.float32)
+    gram._by_adding_up(pack(mask), -(-200_000 // 64), mask.sum(axis=1).astype(np.int64), found)
+    np.testing.assert_array_equal(np.triu(found), np.triu(mask.astype(np.float32) @ mask.T.astype(np.float32)))
+
+
+@pytest.mark.parametrize(("stored", "exact"), [("f4", "f8"), ("f4", "f4"), ("f8", "f8")])
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 8, 9, 30, 101, 256])
+def test_symmetric_products_read_the_upper_triangle(stored, exact, n):
+    rng = np.random.default_rng(n)
+    whole = rng.standard_normal((n, n))
+    whole += whole.T
+    upper = np.full((n + 2, n + 5), np.nan, dtype=stored)
+    upper[:n, :n] = np.where(np.arange(n)[:, None] // 4 * 4 <= np.arange(n), whole, np.nan)
+    x, y = rng.standard_normal(n).astype(exact), np.empty(n, dtype=exact)
+    symmetric_times(upper, n, x, y)
+    expected = whole.astype(stored).astype(float) @ x
+    np.testing.assert_allclose(y, expected, atol=(1e-13 if exact == "f8" else 2e-6) * n)
+
+
+def test_products_refuse_vectors_that_are_not_contiguous():
+    gram_, wide = np.eye(8), np.ones((8, 2))
+    with pytest.raises(ValueError, match="contiguous"):
+        symmetric_times(gram_, 8, wide[:, 0], np.empty(8))
+    bits = pack(np.ones((8, 8), dtype=bool))
+    with pytest.raises(ValueError, match="contiguous"):
+        packed.times_transposed(bits, wide[:, 0], np.empty(512))
+
+
+def test_a_largest_value_far_above_the_rest_is_left_to_float64():
+    # Density 0.9: the first value is 10^5 times the square of the second, more than float32 tells apart.
+    mask = np.random.default_rng(6).random((300, 3000)) < 0.9
+    spectrum = leading(graph_of(mask), certify="full", tol=1e-8)
+    holds(spectrum, np.linalg.svd(mask.astype(float), compute_uv=False)[:2], tol=1e-8)
 
 
 def test_products_refuse_vectors_that_are_too_short():
@@ -386,16 +459,19 @@ def test_the_operators_of_one_mask_are_one():
         operator.apply(x, y)
         np.testing.assert_allclose(y, mask.astype(float) @ (mask.T @ x), rtol=1e-12)
         assert operator.trace == mask.sum()
-        np.testing.assert_array_equal(operator.form_gram()[0], mask.astype(float) @ mask.T)
+        np.testing.assert_array_equal(np.triu(operator.form_gram()[0]), np.triu(mask.astype(float) @ mask.T))
 
 
 @pytest.mark.parametrize(
     ("n", "m", "edges", "uneven", "path"),
     [
         (1619, 14571, 2_359_045, False, "gram"),  # Sparse Wide ResNet-18, s = 0.9, its largest layer
-        (810, 7290, 59_000, False, "sparse"),  # 1 %
+        (1619, 14571, 70_000, False, "sparse"),  # 0.3 %
+        (810, 7290, 59_000, False, "gram"),  # 1 %
         (4096, 16384, 16_777_216, False, "gram"),  # 25 %, GPT-3 1.3B
-        (12288, 49152, 150_994_944, False, "packed"),
+        (12288, 49152, 150_994_944, False, "gram"),
+        (24576, 98304, 603_979_776, False, "packed"),
+        (1536, 6144, 2_359_296, True, "packed"),  # a few steps are enough
         (12288, 49152, 6_039_797, False, "sparse"),
         (202, 1818, 36_700, False, "gram"),
     ],

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sift_graph import train
 from sift_graph.cli import app
 from sift_graph.errors import UsageError
-from sift_graph.train import Config, describe, load_config, presets, to_toml
+from sift_graph.train import Config, describe, load_config, presets, run, sweep, to_toml
 from sift_graph.train.build import mask_schedule
 from sift_graph.train.config_file import field_types
 from sift_graph.train.optimizer import learning_rate
@@ -87,7 +87,7 @@ def test_what_is_written_reads_back_equal(tmp_path):
         ("optimizer.warmup_epochs=31", "optimizer.warmup_epochs: expected at most training.epochs, 30, found 31.0"),
         ("training.accumulate=26", "training.accumulate: expected 1 or more, with 2 or more examples a part, found 26"),
         ("training.label_smoothing=1", "training.label_smoothing: expected in [0, 1), found 1.0"),
-        ("training.precision=fp16", "unknown training.precision 'fp16'"),
+        ("training.precision=fp8", "unknown training.precision 'fp8'"),
         ("optimizer.lr", "--set optimizer.lr: expected name=value"),
         ("training.epochs=1.5", "training.epochs: expected int, found 1.5"),
         ("training.epochs=true", "training.epochs: expected int, found True"),
@@ -155,16 +155,21 @@ def test_public_names_are_what_they_say_in_any_order():
 
 
 @pytest.mark.parametrize("name", presets())
-def test_every_preset_reads_and_says_what_it_is(name, request):
+def test_every_preset_reads_and_says_what_it_is(name, request, tmp_path):
     path = request.config.rootpath / "sift_graph/train/presets" / f"{name}.toml"
     assert path.read_text().startswith("# ")
     values = tomllib.loads(path.read_text())
+    config = load_config(preset=name)
+    assert config.model.name == values["model"]["name"]
+    assert describe(config)["ratio"] == 1  # no data and no GPU is needed for that
     if values["training"].get("device") == "cuda" and not torch.cuda.is_available():
-        assert load_config(preset=name, sets=["training.device=cpu"]).model.name == values["model"]["name"]
         with pytest.raises(UsageError, match=r"training\.device: cannot use 'cuda'"):
-            load_config(preset=name)
-    else:
-        assert load_config(preset=name).model.name == values["model"]["name"]
+            run(config, tmp_path / "a")
+        study = tmp_path / "study.toml"
+        study.write_text(f"preset = {name!r}\n")
+        with pytest.raises(UsageError, match=r"study\.toml: training\.device: cannot use 'cuda'"):
+            sweep(study, tmp_path / "b")
+        assert [path.name for path in tmp_path.iterdir()] == ["study.toml"]
     page = (request.config.rootpath / "docs/training.md").read_text()
     assert f"`{name}`" in page
 
@@ -178,14 +183,86 @@ def test_presets_have_the_published_schedules():
     assert (found["parameters"], found["macs_dense"]) == (11_220_132, 555_468_800)
     assert mask_schedule(replace(config, family="sparse_wide", method="rigl"), 200 * 391).end == 58_650
     assert len(mask_schedule(config, 200 * 391).updates) == 586
-    config = load_config(preset="imagenet_resnet18", sets=["training.device=cpu"])
+    config = load_config(preset="imagenet_resnet18")
     assert len(mask_schedule(config, 450_450).updates) == 3378
     assert describe(config)["macs_dense"] == 1_814_073_344
-    config = load_config(preset="gpt3_small_wikitext103", sets=["training.device=cpu"])
+    config = load_config(preset="gpt3_small_wikitext103")
     assert len(mask_schedule(config, 21_511).updates) == 34
     rates = [learning_rate(config.optimizer, t, steps=21_500, steps_per_epoch=215) for t in (0, 2149, 2150, 21_499)]
     assert rates == pytest.approx([6e-4 / 2150, 6e-4, 6e-4, 6e-5], rel=1e-3)
     assert describe(config)["parameters"] == 124_439_808
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "steps_per_epoch", "drops"),
+    [
+        ("cifar100_resnet18_official", 200, 391, {61: 0.02, 121: 0.004, 161: 0.0008}),
+        ("cifar100_vgg16_quarter", 200, 391, {80: 0.01, 120: 0.001}),  # counted from the start, not from the warm-up
+    ],
+)
+def test_rates_drop_at_the_published_epochs(preset, epochs, steps_per_epoch, drops):
+    config = load_config(preset=preset)
+    assert config.training.epochs == epochs
+    steps = epochs * steps_per_epoch
+    first = int(config.optimizer.warmup_epochs)
+    rates = {
+        e: learning_rate(config.optimizer, e * steps_per_epoch, steps=steps, steps_per_epoch=steps_per_epoch)
+        for e in range(first, epochs)
+    }
+    found = {e: rate for e, rate in rates.items() if e > first and rate != rates[e - 1]}
+    assert rates[first] == pytest.approx(0.1)
+    assert found == pytest.approx(drops)
+
+
+def test_presets_of_other_methods_have_their_published_schedules():
+    config = load_config(preset="gpt3_small_pile")
+    assert config.data.train_samples == 4778 * config.training.batch_size
+    schedule = mask_schedule(replace(config, family="sparse_wide"), 4778)
+    assert (schedule.end, len(schedule.updates)) == (3584, 35)
+    rates = [learning_rate(config.optimizer, t, steps=4778, steps_per_epoch=4778) for t in (0, 715, 716, 4777)]
+    assert rates == pytest.approx([6e-4 / 716, 6e-4, 6e-4, 6e-5], rel=1e-3)
+    config = load_config(preset="imagenet_resnet50_spartan")
+    schedule = mask_schedule(replace(config, family="sparse_wide"), 31_300)  # of 313 batches an epoch
+    assert (schedule.end, config.options.ramp * schedule.end) == (0.8 * 31_300, 0.2 * 31_300)
+    assert (config.method, config.optimizer.final * config.optimizer.lr) == ("spartan", 1e-3)
+    official = load_config(preset="cifar100_resnet18_official", family="sparse_doped", sparsity=0.9)
+    assert describe(official)["counted_ratio"] == pytest.approx(0.1934, abs=0.0022)  # its U and V are masked
+    assert (official.masks.init, official.optimizer.decay_all) == ("bernoulli", True)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "parameters", "shape"),
+    [
+        ("resnet18", 100, 11_220_132, [64, 3, 3, 3]),
+        ("resnet34_imagenet", 1000, 21_797_672, [64, 3, 7, 7]),
+        ("mobilevit_s_imagenet", 1000, 5_578_632, [16, 3, 3, 3]),
+        ("vit_s16", 1000, 22_050_664, [384, 3, 16, 16]),
+        ("gpt3_xl", 50257, 1_315_723_264, [2048, 2048]),
+    ],
+)
+def test_a_number_of_classes_stands_for_a_data_set(model, classes, parameters, shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = describe(load_config(model=model, classes=classes))
+    assert found["parameters"] == parameters
+    assert found["layers"][0]["shape"] == shape
+    assert found["layers"][-1]["shape"][0] == classes
+
+
+def test_a_number_of_classes_changes_the_data_set_that_is_named():
+    config = load_config(preset="imagenet_resnet18", classes=10)
+    assert (config.data.name, config.data.classes, config.data.workers) == ("folder", 10, 8)
+    config = load_config(sets=["data.image_size=64"], model="resnet34", classes=7)
+    assert (config.data.name, config.data.image_size) == ("folder", 64)
+    assert describe(config)["layers"][-1]["shape"] == [7, 512]
+    with pytest.raises(UsageError, match=r"data\.classes: means nothing to the data set 'cifar100'"):
+        load_config(model="resnet18", data="cifar100", classes=100)
+    with pytest.raises(UsageError, match=r"data\.classes: expected 2 or more, or 0 for all, found 1"):
+        load_config(model="resnet18", classes=1)
+    with pytest.raises(UsageError, match="unknown model 'resnet19'; did you mean 'resnet18'"):
+        load_config(model="resnet19", classes=100)
+    shown = CliRunner().invoke(app, ["describe", "--model", "resnet18", "--classes", "100", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["macs"] == 555_468_800
 
 
 def test_a_file_changes_a_preset_and_options_change_both(tmp_path):

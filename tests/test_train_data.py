@@ -193,6 +193,7 @@ def test_a_crop_is_a_window_of_the_padded_image():
     assert len(offsets) > 15
     assert torch.equal(crop(images, np.random.default_rng(0), padding=0), images)
     assert crop(images.to(torch.uint8), np.random.default_rng(0), padding=1).dtype == torch.uint8
+    assert cropped.is_contiguous()  # as its model's weights are
 
 
 def test_a_flip_mirrors_about_half_of_the_images():
@@ -251,6 +252,7 @@ def test_a_folder_is_read_in_order_cut_and_scaled(tmp_path):
     assert [path.name for path in data.train.paths[:3]] == ["0.JPEG", "1.png", "2.png"]
     images, labels = data.train.batch(torch.tensor([5, 1]), np.random.default_rng(0))
     assert images.shape == (2, 3, 16, 16)
+    assert images.is_contiguous()
     assert labels.tolist() == [1, 0]
     red, green = (200 / 255 - 0.485) / 0.229, (200 / 255 - 0.456) / 0.224
     assert images[0, 1].numpy() == pytest.approx(green, abs=0.02)

@@ -1,6 +1,7 @@
 """Whole runs: what they record, that they repeat and resume bit for bit, and how they fail."""
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from sift_graph.sparsify import METHODS
 from sift_graph.store import RunReader, RunWriter, find_runs
 from sift_graph.train import describe, load_config, loop, run
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
+from sift_graph.train.precision import Precision
 
 SETS = [
     "model.width=4",
@@ -241,16 +243,40 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path, 
     assert not (tmp_path / "a").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_path):
-    with pytest.raises(
-        TrainingError, match=r"a: the loss is (nan|inf) at step \d+ of 20; what was recorded .* is kept"
-    ):
-        run(config("rigl", "optimizer.lr=1e30"), tmp_path / "a")
+@pytest.mark.parametrize("method", ["static", "rigl"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_is_there(tmp_path, method):
+    message = r"a: stopped at step [23] of 20: the loss is (nan|inf); lower optimizer\.lr .*of step 0 are kept"
+    with pytest.raises(TrainingError, match=message):
+        run(config(method, "optimizer.lr=1e30"), tmp_path / "a")
     reader = RunReader(tmp_path / "a")
-    assert reader.steps[0] == 0
+    assert reader.steps == [0]
     for layer in reader.load_snapshot(0):
         assert np.isfinite(layer.values).all()
     assert not (tmp_path / "a" / "done.json").exists()
+
+
+def test_weights_that_are_not_finite_are_not_recorded(tmp_path, monkeypatch):
+    step = loop.Precision.step
+
+    def spoilt(self, optimizer):
+        done = step(self, optimizer)
+        updates.append(done)
+        if len(updates) == 9:  # masks move at 6, and would at 9
+            optimizer.param_groups[0]["params"][1].data[0, 0] = torch.nan
+        return done
+
+    updates = []
+    message = r"stopped at step 9 of 20: 'stage1\.0\.conv1\.weight' is not finite; .* up to that of step 6 are kept"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Precision, "step", spoilt)
+        with pytest.raises(TrainingError, match=message):
+            run(config("rigl"), tmp_path / "a")
+    reader = RunReader(tmp_path / "a")
+    assert reader.steps == [0, 3, 6]
+    assert all(np.isfinite(layer.values).all() for step in reader.steps for layer in reader.load_snapshot(step))
+    whole = run(config("rigl"), tmp_path / "b")
+    (tmp_path / "a" / CHECKPOINT).unlink()  # that of step 8 is good as well
+    assert run(config("rigl"), tmp_path / "a", resume=True).val_loss == whole.val_loss
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
@@ -266,6 +292,39 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
     run(config(), tmp_path / "a", resume=True)
     run(config(), tmp_path / "b")
     assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+
+
+def test_a_checkpoint_of_another_configuration_is_not_taken(tmp_path, monkeypatch):
+    run_until(9, config(), tmp_path / "a", monkeypatch)
+    run_until(9, config(seed=1), tmp_path / "b", monkeypatch)
+    run_until(9, config(sparsity=0.5), tmp_path / "c", monkeypatch)
+    own = (tmp_path / "a" / CHECKPOINT).read_bytes()
+    for other, message in (("b", "'seed = 1' there, 'seed = 0' asked"), ("c", r"'sparsity = 0\.5' there")):
+        before = recorded(tmp_path / "a")
+        (tmp_path / "a" / CHECKPOINT).write_bytes((tmp_path / other / CHECKPOINT).read_bytes())
+        with pytest.raises(RunDirectoryError, match=rf"checkpoint\.pt: is a checkpoint of another .*{message}"):
+            run(config(), tmp_path / "a", resume=True)
+        assert recorded(tmp_path / "a") == before
+    torch.save({"model": {}}, tmp_path / "a" / CHECKPOINT)
+    with pytest.raises(DamagedStoreError, match=r"is not a checkpoint of this trainer \(expected config, masks"):
+        run(config(), tmp_path / "a", resume=True)
+    (tmp_path / "a" / CHECKPOINT).write_bytes(own)
+    assert run(config(), tmp_path / "a", resume=True).steps == STEPS
+
+
+def test_a_key_that_is_newer_than_the_run_has_its_default(tmp_path):
+    first = run(config("static"), tmp_path / "a")
+    path = tmp_path / "a" / "config.toml"
+    path.write_text(re.sub(r"label_smoothing = .*\n", "", path.read_text()))
+    assert run(config("static"), tmp_path / "a", resume=True) == first
+    with pytest.raises(RunDirectoryError, match=r"'training\.label_smoothing = 0\.0' there, 'training.* = 0\.5' asked"):
+        run(config("static", "training.label_smoothing=0.5"), tmp_path / "a", resume=True)
+    path.write_text(path.read_text() + "odd = 1\n")
+    with pytest.raises(RunDirectoryError, match=r"'start\.odd = 1' there, '' asked for"):
+        run(config("static"), tmp_path / "a", resume=True)
+    path.write_text("odd")
+    with pytest.raises(RunDirectoryError, match=r"what is there is not TOML \(.*nothing was changed"):
+        run(config("static"), tmp_path / "a", resume=True)
 
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
@@ -341,12 +400,59 @@ def test_parts_of_a_batch_add_up_to_the_whole_one(tmp_path):
 
 
 def test_precision_and_smoothing_change_the_run(tmp_path):
-    final = set()
-    for i, sets in enumerate(
-        ([], ["training.precision=bf16"], ["training.label_smoothing=0.2"], ["optimizer.clip=0.1"])
-    ):
-        final.add(run(config("static", *sets), tmp_path / str(i)).val_loss)
-    assert len(final) == 4
+    final = {}
+    changes = ("", "training.precision=bf16", "training.precision=fp16", "training.label_smoothing=0.2")
+    for change in (*changes, "optimizer.clip=0.1"):
+        final[change] = run(config("static", *([change] if change else [])), tmp_path / (change or "plain")).val_loss
+    assert len(set(final.values())) == 5
+    for change in changes[1:3]:
+        assert final[change] == pytest.approx(final[""], rel=0.2)
+
+
+class Overflowing(Precision):
+    """Begins with a scale that overflows until it has been halved many times."""
+
+    def __init__(self, name, device):
+        super().__init__(name, device)
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**40)
+
+
+@pytest.mark.parametrize("method", ["rigl", "rigl_original", "gse_graest", "gmp", "spartan", "srigl"])
+def test_a_batch_that_overflows_fp16_is_taken_again(tmp_path, monkeypatch, method):
+    half = config(method, "training.precision=fp16", "masks.every=1", "masks.stop=0.5", "optimizer.clip=1.0")
+    taken = []
+    backward = loop.Trainer.backward
+    monkeypatch.setattr(loop.Trainer, "backward", lambda self, *a: (taken.append(self.step), backward(self, *a))[1])
+    monkeypatch.setattr(loop, "Precision", Overflowing)
+    run(half, tmp_path / "whole")
+    assert taken.count(0) > 10  # at a mask update, the first
+    assert len(taken) < 60
+    reader = RunReader(tmp_path / "whole")
+    assert reader.steps == [*range(10), STEPS]  # no mask update is missing
+    assert all(np.isfinite(layer.values).all() for step in reader.steps for layer in reader.load_snapshot(step))
+    rows = list(reader.metrics())
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    scale = load_checkpoint(tmp_path / "whole" / CHECKPOINT)["precision"]["scale"]
+    assert 1 <= scale < 2.0**40
+    run_until(9, half, tmp_path / "parts", monkeypatch)
+    run(half, tmp_path / "parts", resume=True)
+    assert recorded(tmp_path / "parts") == recorded(tmp_path / "whole")
+
+
+def test_gradients_that_overflow_unscaled_stop_the_run():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    precision = Precision("fp16", torch.device("cpu"))
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for expected in (False, None):
+        precision.scaled(weight.sum()).backward()
+        weight.grad[0] = torch.inf
+        if expected is False:
+            assert precision.step(optimizer) is False
+        else:
+            with pytest.raises(TrainingError, match=r"overflow fp16 although .* set training\.precision=bf16"):
+                precision.step(optimizer)
+    assert weight.tolist() == [1.0, 1.0]
 
 
 def test_images_of_a_folder_are_trained_on(tmp_path):

@@ -109,7 +109,8 @@ def test_a_run_of_another_configuration_fails_and_is_not_touched(study, tmp_path
     before = (tmp_path / "out" / "dense-seed0" / "metrics.jsonl").read_text()
     path = study("[grid]\n[config]\ntraining.epochs = 2\ndata.train_samples = 100\n")
     result = sweep(path, tmp_path / "out")
-    assert "holds a run of another configuration: 'epochs = 1' there, 'epochs = 2' asked for" in result.failed[0].error
+    [failure] = result.failed
+    assert "of another configuration: 'training.epochs = 1' there, 'training.epochs = 2' asked for" in failure.error
     assert (tmp_path / "out" / "dense-seed0" / "metrics.jsonl").read_text() == before
 
 

@@ -122,13 +122,21 @@ def sweep(
         raise typer.Exit(4)
 
 
-@app.command(epilog="Example:  sift-graph describe --model resnet --family sparse_wide --sparsity 0.9")
+@app.command(epilog="Example:  sift-graph describe --model resnet18 --classes 100 --family sparse_wide --sparsity 0.9")
 def describe(
     family: FamilyOption = None,
     sparsity: SparsityOption = None,
     method: MethodOption = None,
     model: ModelOption = None,
     data: DataOption = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes",
+            help="Labels, or tokens; without --data, of images or a text as the model is meant for.",
+            show_default=False,
+        ),
+    ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     sets: SetOption = None,
@@ -147,6 +155,7 @@ def describe(
         method=method,
         model=model,
         data=data,
+        classes=classes,
     )
     facts = library.describe(settings)
     masked = [layer for layer in facts["layers"] if layer["masked"]]

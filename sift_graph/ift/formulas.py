@@ -25,6 +25,7 @@ __all__ = [
     "last_branch_density",
     "parallel_branches",
     "rounded",
+    "training_flops",
     "transformer_training_flops",
     "widen_factor",
     "widened",
@@ -262,6 +263,45 @@ def doped_rank(d_in: int, d_out: int, sparsity: float, *, rounding: str = "floor
     """
     check_sparsity(sparsity)
     return rounded(sparsity * d_in * d_out / (d_in + d_out), "floor" if rounding == "official" else rounding)
+
+
+def training_flops(sparse: float, dense: float, *, every: int = 0) -> float:
+    r"""Cost of training on one sample: a forward pass, and a backward pass that counts as two.
+
+    :math:`3 f_S`; for a method that grows by the dense gradient,
+    :math:`(3 f_S \Delta T + 2 f_S + f_D) / (\Delta T + 1)`: once in :math:`\Delta T` updates a third of it is dense.
+
+    Parameters
+    ----------
+    sparse : float
+        Of a forward pass with the masks, in any unit.
+    dense : float
+        Of one of the same model with every weight present; only counted with `every`.
+    every : int
+        Updates between two that need the dense gradient; 0 for never: static masks, SET, or after the last.
+
+    Returns
+    -------
+    float
+        In the same unit.
+
+    Raises
+    ------
+    UsageError
+        If `every` is below 0.
+
+    References
+    ----------
+    .. [1] U. Evci et al., "Rigging the Lottery", ICML 2020, appendix H.
+
+    Examples
+    --------
+    >>> training_flops(1.0, 10.0), round(training_flops(1.0, 10.0, every=100), 4)
+    (3.0, 3.0891)
+    """
+    if every < 0:
+        raise UsageError(f"expected 0 or more updates between two dense gradients, found {every}")
+    return (3 * sparse * every + 2 * sparse + dense) / (every + 1) if every else 3 * sparse
 
 
 def transformer_training_flops(

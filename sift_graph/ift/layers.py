@@ -180,7 +180,7 @@ class SkippedNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm = norm.requires_grad_(False)  # several processes would wait for its gradients
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Give back a batch as it is."""

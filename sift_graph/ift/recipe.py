@@ -177,7 +177,10 @@ def apply_recipe(model: nn.Module, recipe: Recipe) -> nn.Module:
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         replacement = {"parallel": SparseParallel, "doped": SparseDoped}.get(what.kind, Factorized)
-        new[layer] = replacement(layer, what.size, what.nonlinearity).train(layer.training)
+        try:
+            new[layer] = replacement(layer, what.size, what.nonlinearity).train(layer.training)
+        except UsageError as error:
+            raise UsageError(f"layer {name!r}: {error}; or leave it out: layers ['*', '!{name}']") from error
     for name, choice in recipe.norms.items():
         norm = model.get_submodule(name)
         if choice == "skip":

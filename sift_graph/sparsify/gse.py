@@ -98,8 +98,11 @@ class Explore:
         """Sum up what a forward pass and its backward pass bring to each vertex."""
         if self.sampling == "uniform" or not (module.training and output.requires_grad and self._is_update()):
             return
+        if name in self._right and self.masks.parameters[name].grad is None:
+            # Gradients were thrown away since: the batch is taken again, as where those of fp16 overflow.
+            del self._left[name], self._right[name]
         self._calls += 1
-        rows = input_rows(module, inputs[0].detach())
+        rows = input_rows(module, inputs[0].detach()).float()  # sums of half precision would overflow
         rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
         seed = [self.masks.seed, zlib.crc32(name.encode()), self.masks.step + 1, rank, self._calls]
         signs = np.random.default_rng(seed).integers(0, 2, len(rows)) * 2.0 - 1
@@ -108,7 +111,7 @@ class Explore:
         self._left[name] = self._left.get(name, 0) + summed
 
         def look_back(gradient: torch.Tensor) -> None:
-            summed = SAMPLINGS[self.sampling](output_rows(module, gradient.detach()), signs_)
+            summed = SAMPLINGS[self.sampling](output_rows(module, gradient.detach()).float(), signs_)
             self._right[name] = self._right.get(name, 0) + summed
 
         output.register_hook(look_back)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sift_graph.bits import count_columns, keep_bits, list_bits, list_bits_by_column, transpose_bits
+from sift_graph.bits import count_columns, keep_bits, list_bits, order_by_column, transpose_bits
 from sift_graph.components import join_components
 from sift_graph.graph import BipartiteGraph
 from sift_graph.spectrum.choose import choose_path
@@ -194,7 +194,7 @@ def part_operator(part: Part, across: int, *, normalised: bool) -> Operator:
     uneven = is_uneven(part.row_degree, across)
     path = choose_path(min(rows, across), max(rows, across), edges, uneven=uneven, exact=exact)
     if path == "sparse":
-        return _sparse(part, turned=across < rows, normalised=normalised)
+        return _sparse(part, turned=across < rows, normalised=normalised, rough=uneven)
     bits, columns = _small_side(part, turned=across < rows)
     return gram_operator(bits) if path == "gram" else packed_operator(bits, columns, rough=uneven)
 
@@ -227,34 +227,51 @@ def _small_side(part: Part, *, turned: bool) -> tuple[np.ndarray, int]:
     return transpose_bits(part.bits, part.columns)[used], len(part.bits)
 
 
-def _sparse(part: Part, *, turned: bool, normalised: bool) -> Operator:
+def _sparse(part: Part, *, turned: bool, normalised: bool, rough: bool) -> Operator:
     """List the edges of each vertex of the larger side: the columns, or the rows if `turned`."""
-    row_degree, column_degree = part.row_degree, count_columns(part.bits, part.columns)
+    row_degree, listed_rows = part.row_degree, part.bits
+    if turned:
+        column_degree = count_columns(part.bits, part.columns)
+    else:
+        listed_rows = transpose_bits(part.bits, part.columns)
+        column_degree = np.bitwise_count(listed_rows).sum(axis=1, dtype=np.int64)
     edges = int(row_degree.sum())
     small = int(np.count_nonzero(column_degree)) if turned else len(part.bits)
-    index = np.empty(edges, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)
+    index = np.empty(edges + 8, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)
     starts = np.concatenate([[0], np.cumsum(row_degree if turned else column_degree)])
-    weights = np.empty(0) if part.weights is None else part.weights
+    weights = np.empty(0) if part.weights is None else narrowed(part.weights)
+    list_bits(listed_rows, index)
+    index = index[:edges]
     if turned:
-        list_bits(part.bits, index)
         index = (np.cumsum(column_degree > 0) - 1).astype(index.dtype)[index]
-    else:
-        listed = np.empty(weights.size)
-        list_bits_by_column(part.bits, starts[:-1].copy(), index, weights, listed)
+    elif weights.size:
+        listed, place = np.empty_like(weights), np.concatenate([[0], np.cumsum(row_degree)[:-1]])
+        order_by_column(index, place, weights, listed)
         weights = listed
     nothing = np.empty(0)
     if not normalised:
-        operator = sparse_operator(small, starts, index, weights, nothing, nothing)
+        operator = sparse_operator(small, starts, index, weights, nothing, nothing, rough=rough)
         if part.weights is not None:
             return operator
-        return replace(operator, form_gram=lambda: (integer_gram(_small_side(part, turned=turned)[0]), 0.0))
-    entries = weights if weights.size else np.ones(edges)
+
+        def count() -> tuple[np.ndarray, float]:
+            return integer_gram(_small_side(part, turned=turned)[0], whole=False), 0.0
+
+        return replace(operator, form_gram=count)
+    entries = weights.astype(np.float64) if weights.size else np.ones(edges)
     owner = np.repeat(np.arange(starts.size - 1), np.diff(starts))
     small_sum = np.bincount(index, weights=entries, minlength=small)
     large_sum = np.bincount(owner, weights=entries, minlength=starts.size - 1)
     large_sum[large_sum == 0] = 1.0  # isolated: an empty list
     operator = sparse_operator(small, starts, index, weights, 1 / np.sqrt(small_sum), 1 / large_sum)
     return replace(operator, perron=np.sqrt(small_sum / small_sum.sum()))
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """Return the numbers in float32 where that holds them all exactly, as it does what was recorded."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    return single if np.array_equal(single, values) else values
 
 
 def is_uneven(degree: np.ndarray, other_side: int) -> bool:

@@ -6,7 +6,8 @@ With n vertices on the smaller side, m on the larger one, E edges and w = m / 64
 path      to set up                              a step                           taken for
 ========  =====================================  ===============================  ========================
 dense     ---                                    ---                              n <= 48, few entries
-gram      n^2 w / 2 word counts                  n^2 multiply-adds, from memory   most layers
+gram      E n / 2 bits added, or n^2 w / 2       n^2 multiply-adds, from memory   most layers
+          words compared
 packed    ---                                    2 n w masked additions           large n, few steps
 sparse    E list entries                         2 E gathers and scatters         low density; weights
 ========  =====================================  ===============================  ========================
@@ -25,12 +26,15 @@ Path = Literal["gram", "packed", "sparse"]
 
 DENSE_SIDE = 48
 DENSE_CELLS = 1 << 17
-# Seconds on one 4 GHz core with AVX-512; other machines scale them alike, roughly, and only ratios matter here.
-COUNT_WORD = 2.6e-11
-MULTIPLY_ADD = 4.4e-11
-MASKED_WORD = 1.9e-9
-GATHER = 2.4e-10
-LIST_EDGE = 2.0e-9
+# Seconds on one core with AVX2; other machines scale them alike, roughly, and only ratios matter here.
+COMPARE_WORD = 2.5e-10
+ADD_BIT = 4.7e-12
+LIST_WORD = 1.0e-8
+GRAM_ENTRY = 1.5e-9
+MULTIPLY_ADD = 4.2e-11
+MASKED_WORD = 7.5e-9
+GATHER = 4.8e-10
+LIST_EDGE = 7.0e-9
 STEPS = 45
 FEW_STEPS = 7
 GRAM_SIDE = 40_000  # 6.4 GB in float32
@@ -81,10 +85,11 @@ def choose_path(n: int, m: int, edges: int, *, uneven: bool = False, exact: bool
 
 def _costs(n: int, m: int, edges: int, steps: int) -> dict[Path, float]:
     words = -(-m // 64)
+    added = ADD_BIT * min(edges, n * m - edges) * n / 2 + LIST_WORD * n * words
     return {
-        "gram": COUNT_WORD * n * n * words / 2 + MULTIPLY_ADD * n * n * steps,
+        "gram": min(COMPARE_WORD * n * n * words / 2, added) + (GRAM_ENTRY + MULTIPLY_ADD * steps) * n * n,
         "packed": MASKED_WORD * n * words * 2 * steps,
-        "sparse": LIST_EDGE * edges + 2 * GATHER * edges * steps,
+        "sparse": LIST_EDGE * edges + 2 * GATHER * edges * steps + 1.5 * LIST_WORD * n * words,
     }
 
 
@@ -109,6 +114,6 @@ def estimate_seconds(n_left: int, n_right: int, edges: int) -> float:
     True
     """
     n, m = sorted((n_left, n_right))
-    proof = 5e-12 * min(n, 16_384) ** 3
-    subgraphs = 8e-9 * edges
+    proof = 6e-12 * min(n, 16_384) ** 3
+    subgraphs = 1.5e-8 * edges
     return 3e-4 + min(_costs(n, m, edges, STEPS).values()) + proof + subgraphs

@@ -16,8 +16,9 @@ import numpy as np
 
 from sift_graph.bits import popcount
 from sift_graph.spectrum.certificate import UNIT, upper_bound
-from sift_graph.spectrum.kernels import SPEED, gram_of_bits, symmetric_times
-from sift_graph.spectrum.lanczos import MAX_STEPS, lanczos_dense, ritz_vectors
+from sift_graph.spectrum.gram import gram_of_bits
+from sift_graph.spectrum.kernels import SPEED, symmetric_times
+from sift_graph.spectrum.lanczos import MAX_STEPS, SINGLE_SIDE, error_of_value, lanczos_dense, ritz_vectors, top_value
 
 __all__ = ["GROUP_SIDE", "Workspace", "count_unions", "group_noise", "top_two_of_groups", "top_two_of_large_group"]
 
@@ -76,7 +77,7 @@ def _proven_above(
     return (shift + gamma * diagonal * (1 + 1e-6) + formation) * (1 + 1e-12)
 
 
-@numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
+@numba.njit(cache=True)
 def _top_two(
     bits: np.ndarray,
     noise: np.ndarray,
@@ -84,30 +85,57 @@ def _top_two(
     confirm: int,
     gram: np.ndarray,
     basis: np.ndarray,
+    single: np.ndarray,
     small: np.ndarray,
     vectors: np.ndarray,
     out: np.ndarray,
 ) -> Any:
-    """Write sigma_1, sigma_2 and the lower bound of sigma_2 of a row set to `out`, the Ritz vectors to `vectors`.
+    """Write sigma_1, sigma_2 and the lower bound of sigma_2 of a row set to `out`, vectors to deflate to `vectors`.
+
+    The iteration is in float32 where that proves to have sufficed, else in float64.
 
     Returns
     -------
     bool
         Whether the iteration settled.
     """
-    n = bits.shape[0]
-    unit = 2.0**-53
     gram_of_bits(bits, gram)
+    n = bits.shape[0]
+    if n >= SINGLE_SIDE and _settle(gram, n, noise, tol, confirm, single, small, vectors, out):
+        return True
+    return _settle(gram, n, noise, tol, confirm, basis, small, vectors, out)
+
+
+@numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
+def _settle(
+    gram: np.ndarray,
+    n: int,
+    noise: np.ndarray,
+    tol: float,
+    confirm: int,
+    basis: np.ndarray,
+    small: np.ndarray,
+    vectors: np.ndarray,
+    out: np.ndarray,
+) -> Any:
+    """Iterate in the type of `basis`, then Rayleigh-Ritz in float64; write what :func:`_top_two` does.
+
+    Returns
+    -------
+    bool
+        Whether sigma_2 has settled within `tol`; after float32, by its residual in float64.
+    """
+    unit = 2.0**-53
     trace, norm = 0.0, 0.0
     for i in range(n):
+        entry = math.sqrt(np.float64(gram[i, i])) * (0.65 + 0.7 * noise[i])
         trace += gram[i, i]
-        basis[0, i] = math.sqrt(gram[i, i]) * (0.65 + 0.7 * noise[i])
-        norm += basis[0, i] * basis[0, i]
+        norm += entry * entry
     for i in range(n):
-        basis[0, i] /= math.sqrt(norm)
+        basis[0, i] = math.sqrt(np.float64(gram[i, i]) / norm) * (0.65 + 0.7 * noise[i])
     alpha, beta, theta = small[0], small[1], small[2, :2]
     k, estimate = lanczos_dense(gram, n, 2, tol, confirm, basis, alpha, beta, theta)
-    if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
+    if not estimate < tol or not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
         return False
     images = np.empty((2, n))
     for j in range(2):
@@ -130,7 +158,22 @@ def _top_two(
     out[0] = math.sqrt(first)
     out[1] = math.sqrt(second)
     out[2] = math.sqrt(max((second - error) / (1 + defect), 0.0) * (1 - 1e-12))
-    return defect < 0.1 and estimate < tol
+    if basis.itemsize == 4:
+        turn = h01 / (first - h11)  # the second Ritz vector in these two: (-turn, 1), up to its norm
+        residual = 0.0
+        for i in range(n):
+            r = images[1, i] - turn * images[0, i] - second * (vectors[1, i] - turn * vectors[0, i])
+            residual += r * r
+        third = top_value(alpha, beta, k, 3, 0.0, second, 1e-3 * second) if k > 2 else 0.0
+        if not error_of_value(math.sqrt(residual), second, third) < tol or defect > 0.1 * tol:
+            return False
+    if h00 > 0:  # one more step of the power method, at no cost: what float32 left in the vector shrinks
+        norm = 0.0
+        for i in range(n):
+            norm += images[0, i] * images[0, i]
+        for i in range(n):
+            vectors[0, i] = images[0, i] / math.sqrt(norm)
+    return defect < 0.1
 
 
 @numba.njit(cache=True)
@@ -146,11 +189,13 @@ def top_two_of_groups(
         side = max(side, stops[g] - starts[g])
     gram, basis = np.empty((side, side), np.float32), np.empty((side, side))
     work, small, vectors = np.empty((side, side)), np.empty((3, max(side, 2))), np.empty((2, side))
+    single = np.empty((side, side), np.float32)
+    near, confirm = (tol / 2, 1) if prove else (tol, 2)
     for g in range(starts.size):
         n = stops[g] - starts[g]
         rows = bits[starts[g] : stops[g]]
         out[g, 3] = np.nan
-        if not _top_two(rows, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out[g]):
+        if not _top_two(rows, noise, near, confirm, gram, basis, single, small, vectors, out[g]):
             out[g, 2] = np.nan
         elif prove:
             trace = 0.0
@@ -168,14 +213,16 @@ class Workspace:
 
     gram: np.ndarray
     basis: np.ndarray
+    single: np.ndarray
     factor: np.ndarray
     noise: np.ndarray
 
     @classmethod
     def of(cls, side: int) -> Workspace:
         """Make room for sets of up to `side` rows."""
-        gram, basis = np.empty((side, side), dtype=np.float32), np.empty((min(side, MAX_STEPS), side))
-        return cls(gram, basis, np.empty(side * side), group_noise(side))
+        steps = min(side, MAX_STEPS)
+        gram, single = np.empty((side, side), dtype=np.float32), np.empty((steps, side), dtype=np.float32)
+        return cls(gram, np.empty((steps, side)), single, np.empty(side * side), group_noise(side))
 
 
 def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *, prove: bool) -> np.ndarray:
@@ -196,8 +243,9 @@ def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *
     """
     n = len(bits)
     small, vectors, out = np.empty((3, n)), np.empty((2, n)), np.full(4, np.nan)
-    gram, basis, noise = workspace.gram, workspace.basis, workspace.noise
-    if not _top_two(bits, noise, tol / 2 if prove else tol, 1 if prove else 2, gram, basis, small, vectors, out):
+    gram, basis, single, noise = workspace.gram, workspace.basis, workspace.single, workspace.noise
+    near, confirm = (tol / 2, 1) if prove else (tol, 2)
+    if not _top_two(bits, noise, near, confirm, gram, basis, single, small, vectors, out):
         out[2] = np.nan
     elif prove:
         trace = float(np.bitwise_count(bits).sum())

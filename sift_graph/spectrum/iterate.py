@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sift_graph.spectrum.certificate import UNIT, perron_upper_bound, ritz_lower_bounds, upper_bound
-from sift_graph.spectrum.lanczos import MAX_STEPS, lanczos, lanczos_dense, ritz_vectors, start_vector
+from sift_graph.spectrum.lanczos import (
+    MAX_STEPS,
+    SINGLE_SIDE,
+    error_of_value,
+    lanczos,
+    lanczos_dense,
+    ritz_vectors,
+    start_vector,
+    top_value,
+)
 from sift_graph.spectrum.operators import Operator
 from sift_graph.spectrum.result import Bracket
 
@@ -94,11 +103,37 @@ def _first_look(operator: Operator, count: int, tol: float, *, confirm: int) -> 
             operator = replace(operator, gram=operator.form_gram()[0])
     if operator.gram is None:
         return _ritz(operator, *lanczos(operator.apply, start, count=count, tol=tol, confirm=confirm))
+    if operator.gram.dtype == np.float32 and n >= SINGLE_SIDE:
+        found, enough = _iterate_dense(operator, operator.gram, start, count, tol, confirm, single=True)
+        if enough:
+            return found
+    return _iterate_dense(operator, operator.gram, start, count, tol, confirm, single=False)[0]
+
+
+def _iterate_dense(
+    operator: Operator, gram: np.ndarray, start: np.ndarray, count: int, tol: float, confirm: int, *, single: bool
+) -> tuple[Found, bool]:
+    """Iterate on a dense Gram in float64, or in float32; and whether that was enough, by the residual in float64.
+
+    Returns
+    -------
+    tuple of Found and bool
+    """
+    n = operator.n
     steps = min(n, MAX_STEPS)
-    basis, alpha, beta, theta = np.empty((steps, n)), np.zeros(steps), np.zeros(steps), np.zeros(count)
+    basis = np.empty((steps, n), np.float32 if single else np.float64)
+    alpha, beta, theta = np.zeros(steps), np.zeros(steps), np.zeros(count)
     basis[0] = start / np.linalg.norm(start)
-    k, error = lanczos_dense(operator.gram, n, count, tol, confirm, basis, alpha, beta, theta)
-    return _ritz(operator, basis[:k], alpha[:k], beta[:k], theta, error)
+    k, error = lanczos_dense(gram, n, count, tol, confirm, basis, alpha, beta, theta)
+    found = _ritz(operator, basis[:k], alpha[:k], beta[:k], theta, error)
+    if not single or not error < tol:
+        return found, not single
+    last, image = found.values[-1], np.empty(n)
+    operator.apply(found.vectors[-1], image)
+    residual = float(np.linalg.norm(image - last * found.vectors[-1]))
+    following = top_value(alpha, beta, k, count + 1, 0.0, last, 1e-3 * last) if k > count else 0.0
+    error = error_of_value(residual, last, following)
+    return replace(found, error=error), error < tol
 
 
 def _ritz(
@@ -110,12 +145,13 @@ def _ritz(
     if not ritz_vectors(basis, alpha, beta, k, n, theta, vectors):
         tridiagonal = np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1)
         _, small = np.linalg.eigh(tridiagonal)
-        vectors = small[:, ::-1][:, : theta.size].T @ basis
+        vectors = np.linalg.qr(basis.T.astype(np.float64) @ small[:, ::-1][:, : theta.size])[0].T
     return _project(operator, vectors, theta.size, error)
 
 
 def _project(operator: Operator, vectors: np.ndarray, count: int, error: float) -> Found:
     """Rayleigh-Ritz in the span of `vectors`, which are orthonormal up to rounding."""
+    vectors = np.ascontiguousarray(vectors)  # operators read them by address
     if operator.quadratic is not None:
         projected = operator.quadratic(vectors)
     else:
@@ -208,7 +244,8 @@ def _decompose(operator: Operator, gram: np.ndarray, gram_error: float, count: i
     """Full decomposition, with the a-posteriori bounds of :mod:`sift_graph.spectrum.dense`."""
     from sift_graph.spectrum.dense import symmetric_values
 
-    values, error = symmetric_values(gram[: operator.n, : operator.n].astype(np.float64))
+    upper = np.triu(gram[: operator.n, : operator.n]).astype(np.float64)
+    values, error = symmetric_values(upper + np.triu(upper, 1).T)
     values, error = values[:count], error + gram_error
     roots = [np.sqrt(np.maximum(values + shift, 0.0)) for shift in (0.0, -error, error)]
     return Bracket(roots[0], roots[1], roots[2], operator.method + "+dense", "ok", "full")

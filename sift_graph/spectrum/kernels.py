@@ -3,10 +3,8 @@ r"""The operators that a Lanczos iteration applies, all :math:`x \mapsto A A^T x
 Three forms of one product:
 
 Gram
-    :math:`G = A A^T` held dense. For a 0/1 matrix :math:`G_{ij}` is the number of common neighbours of i and j, the
-    population count of the AND of two packed rows: an integer below :math:`2^{24}`, hence exact in float32, which
-    halves the memory that every step reads. Counting takes :math:`n^2 m / 128` word operations, a step :math:`n^2`
-    multiply-adds in float64.
+    :math:`G = A A^T` held dense (:mod:`sift_graph.spectrum.gram` counts that of a 0/1 matrix, exact in float32, which
+    halves the memory that every step reads). A step takes :math:`n^2` multiply-adds and reads half the matrix.
 packed
     :math:`A (c \circ A^T x)` from the bits (:mod:`sift_graph.bits`), :math:`n m / 32` word operations a step,
     whatever the density.
@@ -28,127 +26,151 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["gram_of_bits", "sparse_step", "symmetric_times"]
+__all__ = ["SPEED", "sparse_dots", "sparse_squares", "sparse_step", "symmetric_times"]
 
-ROWS, LANES = 4, 16  # of one tile: eight vectors of counts, four words spread out, two loaded: half the registers
-WORD = ir.IntType(64)
-EIGHT_WORDS, EIGHT_FLOATS = ir.VectorType(WORD, 8), ir.VectorType(ir.FloatType(), 8)
+ROWS = 4
+WORD, LANE = ir.IntType(64), ir.IntType(32)
 SPEED = {"reassoc", "contract", "nsz"}  # sums in any order: each bound of this package allows that
 
 
-def _emit_count_tile(typing: Any, rows: Any, stride: Any, columns: Any, words: Any, out: Any) -> Any:
-    """Count the common bits of `ROWS` rows with `LANES` others, whose words lie side by side.
+def _emit_rows_times(typing: Any, gram: Any, x: Any, row: Any, step: Any, count: Any, at: Any, out: Any) -> Any:
+    """Add to y = G x what `ROWS` rows of the upper triangle give, from their diagonal on: each entry is read once.
 
-    A word of each row is spread over a vector and meets the same word of eight others, so no vector is ever summed
-    across; all counts stay in registers until the last word.
+    With the `count` entries of row r from column i on, i the first of the rows, y_r grows by the dot product with x,
+    and y by x_r times the row; the latter for columns behind the rows' own, whose block is stored whole. The arrays
+    tell the types; the other arguments are addresses, of the block's first entry and of x_i and y_i, and `step` bytes
+    from row to row. Arithmetic is in the type of x. The last, shorter vector is read and written under a mask.
 
     Returns
     -------
     tuple
         Signature and code generator, as numba's ``intrinsic`` wants them.
     """
+    stored, exact = gram.dtype.bitwidth, x.dtype.bitwidth
+    lanes = 256 // exact
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, stride, columns, words, out = arguments
-        insert: Any = cgutils.get_or_insert_function
-        count = insert(builder.module, ir.FunctionType(EIGHT_WORDS, [EIGHT_WORDS]), "llvm.ctpop.v8i64")
-        zero, undefined = ir.Constant(EIGHT_WORDS, [ir.Constant(WORD, 0)] * 8), ir.Constant(EIGHT_WORDS, ir.Undefined)
-        lane = ir.Constant(ir.VectorType(ir.IntType(32), 8), [ir.Constant(ir.IntType(32), 0)] * 8)
+        row, step, count, at, out = arguments[2:]
+        kinds = {32: ir.FloatType(), 64: ir.DoubleType()}
+        scalar, vector = kinds[exact], ir.VectorType(kinds[exact], lanes)
+        entries, small = ir.VectorType(kinds[stored], lanes), ir.VectorType(LANE, lanes)
+        zero, undefined = ir.Constant(vector, [0.0] * lanes), ir.Constant(vector, ir.Undefined)
+        same = ir.Constant(small, [LANE(0)] * lanes)
+        declare: Any = cgutils.get_or_insert_function
+
+        def pointer(base: Any, place: Any, bits: int, kind: Any) -> Any:
+            return builder.inttoptr(builder.add(base, builder.mul(place, WORD(bits // 8))), kind.as_pointer())
+
+        def multiply_add(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+        def spread(value: Any) -> Any:
+            return builder.shuffle_vector(builder.insert_element(undefined, value, LANE(0)), undefined, same)
+
+        own = [spread(builder.load(pointer(at, WORD(r), exact, scalar))) for r in range(ROWS)]
+        begun = [builder.load(pointer(out, WORD(r), exact, scalar)) for r in range(ROWS)]
+        rows = [builder.add(row, builder.mul(step, WORD(r))) for r in range(ROWS)]
+
+        def visit(place: Any, sums: list[Any], load: Any, store: Any) -> list[Any]:
+            factor = load(pointer(at, place, exact, vector), vector, exact)
+            total = load(pointer(out, place, exact, vector), vector, exact)
+            found = []
+            for r in range(ROWS):
+                entry = load(pointer(rows[r], place, stored, entries), entries, stored)
+                entry = builder.fpext(entry, vector) if stored < exact else entry
+                found.append(multiply_add(entry, factor, sums[r]))
+                total = multiply_add(entry, own[r], total)
+            store(total, pointer(out, place, exact, vector))
+            return found
+
         before = builder.block
-        loop, after = builder.append_basic_block("words"), builder.append_basic_block("counted")
-        builder.branch(loop)
+        loop, short, masked, after = (builder.append_basic_block(n) for n in ("loop", "short", "masked", "after"))
+        whole = builder.and_(count, WORD(2**64 - lanes))
+        builder.cbranch(builder.icmp_unsigned(">", whole, WORD(0)), loop, short)
         builder.position_at_end(loop)
-        k = builder.phi(WORD)
-        sums = [builder.phi(EIGHT_WORDS) for _ in range(ROWS * LANES // 8)]
-        base = builder.add(columns, builder.mul(k, WORD(8 * LANES)))
-        pointers = [
-            builder.inttoptr(builder.add(base, WORD(64 * j)), EIGHT_WORDS.as_pointer()) for j in range(LANES // 8)
-        ]
-        others = [builder.load(at, align=8) for at in pointers]
-        counted = []
-        for r in range(ROWS):
-            place = builder.add(builder.add(rows, builder.mul(stride, WORD(r))), builder.mul(k, WORD(8)))
-            word = builder.load(builder.inttoptr(place, WORD.as_pointer()))
-            spread = builder.shuffle_vector(builder.insert_element(undefined, word, ir.IntType(32)(0)), undefined, lane)
-            counted += [builder.call(count, [builder.and_(spread, other)]) for other in others]
-        totals = [builder.add(old, more) for old, more in zip(sums, counted, strict=True)]
-        following = builder.add(k, WORD(1))
-        for phi, start, last in zip([k, *sums], [WORD(0)] + [zero] * len(sums), [following, *totals], strict=True):
+        k, sums = builder.phi(WORD), [builder.phi(vector) for _ in range(ROWS)]
+        found = visit(
+            k,
+            sums,
+            lambda place, kind, bits: builder.load(place, align=bits // 8),
+            lambda value, place: builder.store(value, place, align=exact // 8),
+        )
+        following = builder.add(k, WORD(lanes))
+        for phi, start, last in zip([k, *sums], [WORD(0)] + [zero] * ROWS, [following, *found], strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(last, loop)
-        builder.cbranch(builder.icmp_unsigned("<", following, words), loop, after)
+        builder.cbranch(builder.icmp_unsigned("<", following, whole), loop, short)
+        builder.position_at_end(short)
+        so_far = [builder.phi(vector) for _ in range(ROWS)]
+        for phi, last in zip(so_far, found, strict=True):
+            phi.add_incoming(zero, before)
+            phi.add_incoming(last, loop)
+        rest = builder.sub(count, whole)
+        builder.cbranch(builder.icmp_unsigned(">", rest, WORD(0)), masked, after)
+        builder.position_at_end(masked)
+        limit = builder.insert_element(ir.Constant(small, ir.Undefined), builder.trunc(rest, LANE), LANE(0))
+        limit = builder.shuffle_vector(limit, ir.Constant(small, ir.Undefined), same)
+        mask = builder.icmp_unsigned("<", ir.Constant(small, [LANE(i) for i in range(lanes)]), limit)
+
+        def load(place: Any, kind: Any, bits: int) -> Any:
+            name = f"llvm.masked.load.v{lanes}f{bits}.p0v{lanes}f{bits}"
+            form = ir.FunctionType(kind, [kind.as_pointer(), LANE, mask.type, kind])
+            nothing = ir.Constant(kind, [0.0] * lanes)
+            return builder.call(declare(builder.module, form, name), [place, LANE(bits // 8), mask, nothing])
+
+        def store(value: Any, place: Any) -> None:
+            name = f"llvm.masked.store.v{lanes}f{exact}.p0v{lanes}f{exact}"
+            form = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), LANE, mask.type])
+            builder.call(declare(builder.module, form, name), [value, place, LANE(exact // 8), mask])
+
+        last_found = visit(whole, so_far, load, store)
+        builder.branch(after)
         builder.position_at_end(after)
-        for i, total in enumerate(totals):
-            at = builder.inttoptr(builder.add(out, WORD(32 * i)), EIGHT_FLOATS.as_pointer())
-            builder.store(builder.uitofp(total, EIGHT_FLOATS), at, align=4)
+        totals = [builder.phi(vector) for _ in range(ROWS)]
+        for phi, without, with_rest in zip(totals, so_far, last_found, strict=True):
+            phi.add_incoming(without, short)
+            phi.add_incoming(with_rest, masked)
+        form = ir.FunctionType(scalar, [scalar, vector])
+        reduce = declare(builder.module, form, f"llvm.vector.reduce.fadd.v{lanes}f{exact}")
+        for r in range(ROWS):  # over what the loop wrote there: the block was counted from both sides
+            total = builder.call(reduce, [ir.Constant(scalar, 0.0), totals[r]], fastmath=("reassoc",))
+            builder.store(builder.fadd(begun[r], total), pointer(out, WORD(r), exact, scalar))
         return context.get_dummy_value()
 
-    return types.void(*[types.uintp] * 5), emit
+    return types.void(gram, x, *[types.uintp] * 5), emit
 
 
-_count_tile: Any = intrinsic(_emit_count_tile)
-
-
-@numba.njit(cache=True)
-def gram_of_bits(bits: np.ndarray, gram: np.ndarray) -> None:
-    """Write the exact Gram matrix of packed rows to ``gram[:n, :n]``, `ROWS` rows against `LANES` at a time."""
-    n, words = bits.shape
-    while words > 1:  # the padding, as far as it is all zeros
-        some = np.uint64(0)
-        for i in range(n):
-            some |= bits[i, words - 1]
-        if some:
-            break
-        words -= 1
-    side = np.empty((words, LANES), np.uint64)
-    few = np.zeros((ROWS, words), np.uint64)  # stands in for the rows where there are fewer than a tile
-    for i in range(min(n, ROWS)):
-        for k in range(words):  # an assignment of slices would compile numba's string formatting
-            few[i, k] = bits[i, k]
-    counts = np.empty((ROWS, LANES), np.float32)
-    rows, stride = (bits.ctypes.data, 8 * bits.shape[1]) if n >= ROWS else (few.ctypes.data, 8 * words)
-    for j0 in range(0, n, LANES):
-        width = min(LANES, n - j0)
-        for j in range(LANES):
-            for k in range(words):
-                side[k, j] = bits[j0 + j, k] if j < width else np.uint64(0)
-        for tile in range(0, j0 + width, ROWS):
-            i = max(0, min(tile, n - ROWS))  # the last tile may overlap the one before
-            _count_tile(
-                numba.uintp(rows + i * stride),
-                numba.uintp(stride),
-                numba.uintp(side.ctypes.data),
-                numba.uintp(words),
-                numba.uintp(counts.ctypes.data),
-            )
-            for r in range(min(ROWS, n)):
-                for j in range(width):
-                    gram[i + r, j0 + j] = counts[r, j]
-            for j in range(width):
-                for r in range(min(ROWS, n)):
-                    gram[j0 + j, i + r] = counts[r, j]
+_rows_times: Any = intrinsic(_emit_rows_times)
 
 
 @numba.njit(cache=True, fastmath=SPEED)
 def symmetric_times(gram: np.ndarray, n: int, x: np.ndarray, y: np.ndarray) -> None:
-    """Write y = G x for the leading n x n part of a float32 or float64 matrix, all arithmetic in float64."""
-    done = n // 4 * 4
-    for i in range(0, done, 4):
-        a, b, c, d = gram[i], gram[i + 1], gram[i + 2], gram[i + 3]
-        s0 = s1 = s2 = s3 = 0.0
-        for j in range(n):
-            v = x[j]
-            s0 += a[j] * v
-            s1 += b[j] * v
-            s2 += c[j] * v
-            s3 += d[j] * v
-        y[i], y[i + 1], y[i + 2], y[i + 3] = s0, s1, s2, s3
+    """Write y = G x for the leading n x n part of a symmetric float32 or float64 matrix, in the arithmetic of x.
+
+    Of G the upper triangle is read, and its blocks of `ROWS` by `ROWS` on the diagonal. float32 vectors go with a
+    float32 matrix only.
+
+    Raises
+    ------
+    ValueError
+        If a vector is too short, or anything is not contiguous.
+    """
+    size, each = gram.itemsize, x.itemsize
+    if x.strides[0] != each or y.strides[0] != each or gram.strides[1] != size or min(x.size, y.size) < n:
+        raise ValueError("expected contiguous vectors of n entries or more, and a matrix in C order")
+    for i in range(n):
+        y[i] = x.dtype.type(0)
+    done = n // ROWS * ROWS
+    step = numba.uintp(size * gram.shape[1])
+    for i in range(0, done, ROWS):
+        at, out = numba.uintp(x.ctypes.data + each * i), numba.uintp(y.ctypes.data + each * i)
+        row = numba.uintp(gram.ctypes.data + size * (gram.shape[1] + 1) * i)
+        _rows_times(gram, x, row, step, numba.uintp(n - i), at, out)
     for i in range(done, n):
-        a = gram[i]
-        s0 = 0.0
-        for j in range(n):
-            s0 += a[j] * x[j]
-        y[i] = s0
+        s = y[i]
+        for j in range(done, n):
+            s += x.dtype.type(gram[i, j]) * x[j]
+        y[i] = s
 
 
 @numba.njit(cache=True)
@@ -157,13 +179,15 @@ def sparse_step(
 ) -> None:
     """Write z = sum over columns l of c_l a_l (a_l . x); `values` is empty for a 0/1 matrix, `coefficients` for ones.
 
-    Eight partial sums hide the latency of the gathers; the four scatters of a group go to four different rows.
+    Arithmetic is in the type of x and z: float64, or float32 with `values` in float32. Eight partial sums hide the
+    latency of the gathers; the four scatters of a group go to four different rows.
     """
-    z[:] = 0.0
+    zero = x.dtype.type(0)
+    z[:] = zero
     for column in range(starts.size - 1):
         at = index[starts[column] : starts[column + 1]]
         count = at.size
-        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
         eights, fours = count // 8 * 8, count // 4 * 4
         if values.size:
             w = values[starts[column] : starts[column + 1]]
@@ -208,3 +232,43 @@ def sparse_step(
                 z[i0], z[i1], z[i2], z[i3] = z0, z1, z2, z3
             for k in range(fours, count):
                 z[at[k]] += v
+
+
+@numba.njit(cache=True, fastmath=SPEED)
+def sparse_dots(starts: np.ndarray, index: np.ndarray, values: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
+    """Write a_l . x for each column l, in float64."""
+    for column in range(starts.size - 1):
+        begin, end = starts[column], starts[column + 1]
+        fours = begin + (end - begin) // 4 * 4
+        s0 = s1 = s2 = s3 = 0.0
+        if values.size:
+            for k in range(begin, fours, 4):
+                s0 += values[k] * x[index[k]]
+                s1 += values[k + 1] * x[index[k + 1]]
+                s2 += values[k + 2] * x[index[k + 2]]
+                s3 += values[k + 3] * x[index[k + 3]]
+            for k in range(fours, end):
+                s0 += values[k] * x[index[k]]
+        else:
+            for k in range(begin, fours, 4):
+                s0 += x[index[k]]
+                s1 += x[index[k + 1]]
+                s2 += x[index[k + 2]]
+                s3 += x[index[k + 3]]
+            for k in range(fours, end):
+                s0 += x[index[k]]
+        out[column] = (s0 + s1) + (s2 + s3)
+
+
+@numba.njit(cache=True)
+def sparse_squares(
+    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, coefficients: np.ndarray
+) -> np.ndarray:
+    """Sum c_l a_l^2 over the columns l: the diagonal of the operator, float64, shape (n,)."""
+    diagonal = np.zeros(n)
+    for column in range(starts.size - 1):
+        c = coefficients[column] if coefficients.size else 1.0
+        for k in range(starts[column], starts[column + 1]):
+            v = np.float64(values[k]) if values.size else 1.0
+            diagonal[index[k]] += c * v * v
+    return diagonal

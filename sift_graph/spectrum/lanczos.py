@@ -24,11 +24,25 @@ import numpy as np
 
 from sift_graph.spectrum.kernels import SPEED, symmetric_times
 
-__all__ = ["assess", "lanczos", "lanczos_dense", "ritz_vectors", "start_vector"]
+__all__ = [
+    "MAX_STEPS",
+    "SINGLE_SIDE",
+    "assess",
+    "error_of_value",
+    "lanczos",
+    "lanczos_dense",
+    "ritz_vectors",
+    "start_vector",
+    "top_value",
+]
 
 MAX_STEPS = 400
+FEW_ROWS = 100
 CLEAR = 1e-3  # of the tolerance: an estimate that needs no second look
 BREAKDOWN = 1e-13  # of the largest entry of T: rounding noise, not a direction
+SINGLE_BREAKDOWN = 3e-8
+SINGLE_SIDE = 48  # below it a second try in float64 costs more than a first one in float32 saves
+SINGLE_SPREAD = 1000.0  # of the largest eigenvalue over the mean of the others: beyond it float32 tells them not apart
 
 
 def start_vector(diagonal: np.ndarray) -> np.ndarray:
@@ -119,17 +133,18 @@ def eigenvector(alpha: np.ndarray, beta: np.ndarray, k: int, theta: float, x: np
 @numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
 def _project_out(basis: np.ndarray, count: int, n: int, w: np.ndarray) -> float:
     """Remove the components of w along the first `count` rows of `basis`; return the norm that is left."""
+    zero = basis.dtype.type(0)
     for q in range(count):
         row = basis[q]
-        s = 0.0
+        s = zero
         for i in range(n):
             s += row[i] * w[i]
         for i in range(n):
             w[i] -= s * row[i]
-    s = 0.0
+    s = zero
     for i in range(n):
         s += w[i] * w[i]
-    return math.sqrt(s)
+    return math.sqrt(np.float64(s))
 
 
 @numba.njit(cache=True, fastmath=SPEED, error_model="numpy")
@@ -143,15 +158,14 @@ def extend(basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, k: int, n: in
     bool
         Whether the subspace is invariant.
     """
-    v = basis[k]
-    s = 0.0
+    v, kind = basis[k], basis.dtype.type
+    s = before = kind(0)
     for i in range(n):
         s += v[i] * w[i]
     alpha[k] = s
-    back = beta[k - 1] if k else 0.0
-    before = 0.0
+    back = kind(beta[k - 1]) if k else kind(0)
     for i in range(n):
-        w[i] -= s * v[i] + (back * basis[k - 1, i] if k else 0.0)
+        w[i] -= s * v[i] + (back * basis[k - 1, i] if k else kind(0))
         before += w[i] * w[i]
     norm = _project_out(basis, k + 1, n, w)
     if norm * norm < 0.5 * before:
@@ -159,7 +173,7 @@ def extend(basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, k: int, n: in
     scale = 0.0
     for i in range(k + 1):
         scale = max(scale, abs(alpha[i]))
-    invariant = norm <= BREAKDOWN * scale * math.sqrt(n)
+    invariant = norm <= (BREAKDOWN if basis.itemsize == 8 else SINGLE_BREAKDOWN) * scale * math.sqrt(n)
     beta[k] = 0.0 if invariant else norm
     if k + 1 < min(n, basis.shape[0]):
         if invariant:  # a fixed pseudo-random direction, orthogonal to everything seen
@@ -168,11 +182,11 @@ def extend(basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, k: int, n: in
                 state ^= state << np.uint64(13)
                 state ^= state >> np.uint64(7)
                 state ^= state << np.uint64(17)
-                w[i] = np.float64(state >> np.uint64(11)) / 9007199254740992.0 - 0.5
+                w[i] = kind(np.float64(state >> np.uint64(11)) / 9007199254740992.0 - 0.5)
             norm = _project_out(basis, k + 1, n, w)
             norm = _project_out(basis, k + 1, n, w)
         if norm > 0.0:
-            s = 1.0 / norm
+            s = kind(1.0 / norm)
             for i in range(n):
                 basis[k + 1, i] = w[i] * s
     return invariant
@@ -180,45 +194,76 @@ def extend(basis: np.ndarray, alpha: np.ndarray, beta: np.ndarray, k: int, n: in
 
 @numba.njit(cache=True, error_model="numpy")
 def assess(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, tol: float, theta: np.ndarray) -> Any:
-    """Write the `count` largest Ritz values of T_k to `theta`, which holds those of the last call or zeros.
+    """Write the `count`-th largest Ritz value of T_k to `theta`, which holds that of the last call or zero.
 
-    They are computed to a thousandth of `tol`: Rayleigh-Ritz on their vectors, whose error enters squared, follows.
+    It is computed to a thousandth of `tol`: Rayleigh-Ritz on its vector, whose error enters squared, follows.
 
     Returns
     -------
     float
-        Estimated relative error of the last singular value.
+        Estimated relative error of that singular value.
     """
-    top = 0.0
-    for i in range(k):  # Gershgorin
-        off = (beta[i - 1] if i else 0.0) + (beta[i] if i < k - 1 else 0.0)
-        top = max(top, alpha[i] + off)
-    high = top * (1 + 1e-12)
+    top = _gershgorin(alpha, beta, k)
     width = max(1e-3 * tol * theta[count - 1], 4e-15 * top)
-    for j in range(count):
-        low = theta[j] - 2 * width if theta[j] <= high else 0.0
-        theta[j] = top_value(alpha, beta, k, j + 1, low, high, width)
-        high = min(theta[j] + width, high)
-    last = theta[count - 1]
+    low = max(theta[count - 1] - 2 * width, 0.0)  # Ritz values grow from step to step
+    last = theta[count - 1] = top_value(alpha, beta, k, count, low, top * (1 + 1e-12), width)
     if beta[k - 1] == 0.0:
         return 0.0
     following = top_value(alpha, beta, k, count + 1, 0.0, last, 1e-3 * last) if k > count else 0.0
     x = np.empty(k)
     eigenvector(alpha, beta, k, last, x)
-    residual = beta[k - 1] * abs(x[k - 1])
-    gap = max(last - following, 1e-30)
-    if residual > 0.3 * gap:
-        return residual / (2.0 * max(last, 1e-14 * top))
-    return min(residual, residual * residual / gap) / (2.0 * max(last, 1e-14 * top))
+    return error_of_value(beta[k - 1] * abs(x[k - 1]), max(last, 1e-14 * top), following)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def values_before(alpha: np.ndarray, beta: np.ndarray, k: int, count: int, tol: float, theta: np.ndarray) -> None:
+    """Write the Ritz values of T_k that are larger than the `count`-th, which `theta` holds."""
+    top = _gershgorin(alpha, beta, k)
+    width = max(1e-3 * tol * theta[count - 1], 4e-15 * top)
+    low, high = max(theta[count - 1] - 2 * width, 0.0), top * (1 + 1e-12)
+    for j in range(count - 1):
+        theta[j] = top_value(alpha, beta, k, j + 1, low, high, width)
+        high = min(theta[j] + width, high)
 
 
 @numba.njit(cache=True)
-def _next_look(k: int, error: float, last_k: int, last_error: float, tol: float) -> int:
+def _gershgorin(alpha: np.ndarray, beta: np.ndarray, k: int) -> float:
+    """Bound the eigenvalues of T_k from above."""
+    top = 0.0
+    for i in range(k):
+        off = (beta[i - 1] if i else 0.0) + (beta[i] if i < k - 1 else 0.0)
+        top = max(top, alpha[i] + off)
+    return top
+
+
+@numba.njit(cache=True)
+def error_of_value(residual: float, value: float, following: float) -> float:
+    """Estimate the relative error of a singular value from its square, that one's residual, and the square after it.
+
+    Returns
+    -------
+    float
+    """
+    gap = max(value - following, 1e-30)
+    if residual > 0.3 * gap:
+        return residual / (2.0 * value)
+    return min(residual, residual * residual / gap) / (2.0 * value)
+
+
+@numba.njit(cache=True)
+def _first_look(n: int, count: int) -> int:
+    """Step at which T_k is first worth looking at: a look costs eight steps of a matrix of few rows."""
+    return max(4 if n > FEW_ROWS else 10, count)
+
+
+@numba.njit(cache=True)
+def _next_look(n: int, k: int, error: float, last_k: int, last_error: float, tol: float) -> int:
     """Step at which T_k is worth looking at again, by the rate at which the estimate fell between two looks."""
+    least = 2 if n > FEW_ROWS else 4
     if error < tol or not error < last_error or last_error == np.inf:
-        return k + 2
+        return k + least
     steps = (k - last_k) * math.log(error / tol) / math.log(last_error / error)
-    return k + max(1, min(8, int(0.75 * steps)))
+    return k + max(least - 1, min(8, int(0.75 * steps)))
 
 
 @numba.njit(cache=True)
@@ -235,20 +280,30 @@ def lanczos_dense(
 ) -> tuple[int, float]:
     """Iterate on ``gram[:n, :n]`` from ``basis[0]`` (a unit vector) until `count` values have settled.
 
+    All arithmetic is in the type of `basis`. In float32 it is twice as fast, and off by some 1e-7 of the eigenvalue
+    that is looked for, more where the largest one is far above it: then the first step says so, and nothing is done.
+
     Returns
     -------
     tuple of int and float
-        Steps, and the estimated relative error of the last value: 0.0 when the whole space was exhausted.
+        Steps, and the estimated relative error of the last value: 0.0 when the whole space was exhausted, infinity when
+        it was not tried.
     """
-    w = np.empty(n)
+    w = np.empty(n, basis.dtype)
     theta[:] = 0.0
     limit = min(n, basis.shape[0])
     good = breakdowns = k = last_k = 0
-    look, error, last_error = max(4, count), np.inf, np.inf
+    look, error, last_error = _first_look(n, count), np.inf, np.inf
     while k < limit:
         symmetric_times(gram, n, basis[k], w)
         breakdowns += extend(basis, alpha, beta, k, n, w)
         k += 1
+        if basis.itemsize == 4 and k == 1:
+            trace = 0.0
+            for i in range(n):
+                trace += gram[i, i]
+            if alpha[0] * (n - 1) > SINGLE_SPREAD * (trace - alpha[0]):
+                return 1, np.inf
         if k == n:
             beta[k - 1] = 0.0
         if k >= count and (k in (limit, look) or breakdowns > count):
@@ -256,8 +311,9 @@ def lanczos_dense(
             good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
             if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == n)):
                 break
-            look = _next_look(k, error, last_k, last_error, tol)
+            look = _next_look(n, k, error, last_k, last_error, tol)
             last_k, last_error = k, error
+    values_before(alpha, beta, k, min(count, k), tol, theta)
     return k, error
 
 
@@ -308,7 +364,7 @@ def lanczos(
     basis[0] /= np.linalg.norm(basis[0])
     w = np.empty(n)
     good = breakdowns = k = last_k = 0
-    look, error, last_error = max(4, count), math.inf, math.inf
+    look, error, last_error = _first_look(n, count), math.inf, math.inf
     while k < limit:
         if k + 1 == len(basis) and k + 1 < limit:
             basis = np.concatenate([basis, np.empty((min(limit - k - 1, len(basis)), n))])
@@ -325,12 +381,13 @@ def lanczos(
             good = confirm if error < CLEAR * tol else good + 1 if error < tol else 0
             if breakdowns > count or (good >= confirm and (beta[k - 1] > 0.0 or k == free)):
                 break
-            look = _next_look(k, error, last_k, last_error, tol)
+            look = _next_look(n, k, error, last_k, last_error, tol)
             last_k, last_error = k, error
     if k < count:  # fewer dimensions than values asked for
         theta = theta[:k]
         assess(alpha, beta, k, k, tol, theta)
         error = 0.0
+    values_before(alpha, beta, k, theta.size, tol, theta)
     return basis[:k], alpha[:k], beta[:k], theta, error
 
 
@@ -349,7 +406,8 @@ def ritz_vectors(
 ) -> bool:
     """Write the Ritz vectors at the values `theta` to the rows of `out`; False if two are not independent.
 
-    The vectors of values that lie close together are made orthogonal inside the subspace first.
+    The vectors of values that lie close together are made orthogonal inside the subspace first, and all of them once
+    more in the whole space: a float32 basis is orthonormal up to 1e-7 only.
 
     Returns
     -------
@@ -378,4 +436,7 @@ def ritz_vectors(
             c = small[j, q]
             for i in range(n):
                 out[j, i] += c * basis[q, i]
+        norm = _project_out(out, j, n, out[j])
+        for i in range(n):
+            out[j, i] /= norm
     return True

@@ -11,6 +11,7 @@ from sift_graph.bits import gram_times_single, times, times_transposed
 from sift_graph.errors import SpectrumError
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
+from sift_graph.spectrum.gram import gram_of_bits, mirror
 
 __all__ = [
     "Operator",
@@ -41,10 +42,10 @@ class Operator:
     rounding : float
         Relative error of x^T G x as it is computed, as a multiple of the largest eigenvalue.
     form_gram : callable
-        Returns G as a dense array, and a bound of its error in norm.
+        Returns G as a dense array, of which the upper triangle counts, and a bound of its error in norm.
     method : str
     gram : ndarray of float32 or float64, or None
-        G, where it is at hand.
+        The same array, where it is at hand.
     perron : ndarray of float64, shape (n,), or None
         The unit eigenvector of the largest eigenvalue, where it is known.
     rough : callable, optional
@@ -66,20 +67,22 @@ class Operator:
     quadratic: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def integer_gram(bits: np.ndarray) -> np.ndarray:
-    """Count the common neighbours of any two packed rows; exact, as float32."""
+def integer_gram(bits: np.ndarray, *, whole: bool = True) -> np.ndarray:
+    """Count the common neighbours of any two packed rows, exactly; if not `whole`, above the diagonal only."""
     if 64 * bits.shape[1] >= 1 << 24 and np.bitwise_count(bits).sum(axis=1, dtype=np.int64).max() >= 1 << 24:
         raise SpectrumError(
             "a vertex has 2**24 edges or more: common neighbours are counted in float32; use certify='off'"
         )
     gram = np.empty((len(bits), len(bits)), dtype=np.float32)
-    kernels.gram_of_bits(bits, gram)
+    gram_of_bits(bits, gram)
+    if whole:
+        mirror(gram)
     return gram
 
 
 def gram_operator(bits: np.ndarray) -> Operator:
     """Apply the exact integer Gram of packed rows."""
-    gram, n = integer_gram(bits), len(bits)
+    gram, n = integer_gram(bits, whole=False), len(bits)
     diagonal = gram.diagonal().astype(np.float64)
     return Operator(
         n,
@@ -142,7 +145,7 @@ def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> O
         diagonal,
         trace,
         rounding,
-        lambda: (integer_gram(bits), 0.0),
+        lambda: (integer_gram(bits, whole=False), 0.0),
         "matrix_free",
         rough=single if rough else None,
         quadratic=quadratic,
@@ -150,7 +153,14 @@ def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> O
 
 
 def sparse_operator(
-    n: int, starts: np.ndarray, index: np.ndarray, values: np.ndarray, row_scale: np.ndarray, column_scale: np.ndarray
+    n: int,
+    starts: np.ndarray,
+    index: np.ndarray,
+    values: np.ndarray,
+    row_scale: np.ndarray,
+    column_scale: np.ndarray,
+    *,
+    rough: bool = False,
 ) -> Operator:
     """Products from lists of edges, one list for each vertex of the larger side.
 
@@ -162,12 +172,14 @@ def sparse_operator(
         Where the list of each vertex of the larger side begins.
     index : ndarray of uint16 or int32, shape (edges,)
         The vertex of the smaller side at each edge.
-    values : ndarray of float64, shape (edges,) or (0,)
+    values : ndarray of float32 or float64, shape (edges,) or (0,)
         Absolute weights; none for ones.
     row_scale : ndarray of float64, shape (n,) or (0,)
         Factor of each vertex of the smaller side; none for ones.
     column_scale : ndarray of float64, shape (columns,) or (0,)
         Square of the factor of each vertex of the larger side; none for ones.
+    rough : bool
+        Offer products in float32 too; without scales only, of numbers that float32 can square.
 
     Returns
     -------
@@ -184,20 +196,40 @@ def sparse_operator(
         else:
             kernels.sparse_step(starts, index, values, column_scale, x, y)
 
-    squares = np.square(values) if values.size else np.ones(index.size)
-    if column_scale.size:
-        squares *= np.repeat(column_scale, np.diff(starts))
-    diagonal = np.bincount(index, weights=squares, minlength=n)
+    def single(x: np.ndarray, y: np.ndarray) -> None:
+        narrow = np.empty(n, dtype=np.float32)
+        kernels.sparse_step(starts, index, values, column_scale, x.astype(np.float32), narrow)
+        y[:] = narrow
+
+    def quadratic(vectors: np.ndarray) -> np.ndarray:
+        halves = np.empty((len(vectors), columns))
+        for vector, half in zip(vectors * row_scale if row_scale.size else vectors, halves, strict=True):
+            kernels.sparse_dots(starts, index, values, vector, half)
+        product: np.ndarray = (halves * column_scale if column_scale.size else halves) @ halves.T
+        return product
+
+    diagonal = kernels.sparse_squares(n, starts, index, values, column_scale)
     if row_scale.size:
         diagonal *= np.square(row_scale)
     longest = int(np.diff(starts).max(initial=0))
     rounding = (longest + 2 * n + columns + 32) * UNIT
     trace = float(diagonal.sum()) * (1 + 1e-9)
+    safe = 1e-25 < trace < 1e25 and values.dtype == np.float32  # far from where float32 ends
 
     def form() -> tuple[np.ndarray, float]:
         return dense_gram(n, starts, index, values, row_scale, column_scale), (columns + 64) * UNIT * trace
 
-    return Operator(n, apply, diagonal, trace, rounding, form, "matrix_free")
+    return Operator(
+        n,
+        apply,
+        diagonal,
+        trace,
+        rounding,
+        form,
+        "matrix_free",
+        rough=single if rough and safe and not row_scale.size and not column_scale.size else None,
+        quadratic=quadratic,
+    )
 
 
 def dense_gram(

@@ -89,9 +89,10 @@ def leading(
 
     normalised = kind in NORMALISED
     connected = []
+    ends = np.concatenate([[0], np.cumsum(graph.right_degree)])[:: graph.n_right // graph.groups]
     for group in range(graph.groups):
         block = graph.block(group)
-        own = None if weights is None else checked_weights(block)
+        own = None if weights is None else weights[ends[group] : ends[group + 1]]
         connected += components(block.bits, columns, own, normalised=normalised)
     return _merge(solve_parts(connected, max(k, 2), normalised=normalised, certify=certify, bound=bound, tol=tol), k)
 

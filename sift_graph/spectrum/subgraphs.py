@@ -78,22 +78,17 @@ def left_regular_subgraphs(
         checked_weights(graph)  # before anything is computed
     turned = graph.transpose() if side == "left" else graph  # rows are the vertices whose degrees count
     layout = _Layout.of(turned)
-    accepted = [
-        i
-        for i, d in enumerate(layout.degrees)
-        if d >= min_degree
-        and layout.counts[i] >= min_count
-        and d * layout.counts[i] >= min_other_degree * layout.others[i]
-    ]
+    edges = layout.degrees * layout.counts
+    enough = (layout.degrees >= min_degree) & (layout.counts >= min_count) & (edges >= min_other_degree * layout.others)
+    accepted = np.flatnonzero(enough)
     binary = _binary_values(layout, accepted, tol, prove=certify == "full")
     heavy = _weighted_values(turned, layout, accepted, tol) if weighted else np.full((len(accepted), 2), math.nan)
-    found = []
-    for values, weights, i in zip(binary, heavy, accepted, strict=True):
-        d, count, others = int(layout.degrees[i]), int(layout.counts[i]), int(layout.others[i])
-        n_left, n_right = (count, others) if side == "left" else (others, count)
-        numbers = [float(v) for v in (*values, *weights)]
-        found.append(RegularSubgraph(d, n_left, n_right, d * count, *numbers))
-    return found
+    n_left, n_right = (layout.counts, layout.others) if side == "left" else (layout.others, layout.counts)
+    sizes = np.stack([layout.degrees, n_left, n_right, edges], axis=1)[accepted].tolist()
+    return [
+        RegularSubgraph(*size, *values, *weights)
+        for size, values, weights in zip(sizes, binary.tolist(), heavy.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,17 +147,20 @@ def _unions(bits: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _binary_values(layout: _Layout, accepted: list[int], tol: float, *, prove: bool) -> np.ndarray:
+def _binary_values(layout: _Layout, accepted: np.ndarray, tol: float, *, prove: bool) -> np.ndarray:
     """sigma_1, sigma_2 and the bounds of sigma_2 of each accepted degree."""
-    parts = [range(layout.first[i], layout.first[i + 1]) for i in accepted]
-    chosen = np.array([g for part in parts for g in part], dtype=np.int64)
+    firsts, ends = layout.first[accepted], layout.first[accepted + 1]
+    chosen = np.flatnonzero(np.repeat(np.isin(np.arange(layout.degrees.size), accepted), np.diff(layout.first)))
     values = np.zeros((layout.segments.size - 1, 4))
     if layout.bits.size <= SMALL_WORDS:
         for g in chosen:
-            values[g] = _by_svd(layout, g)
+            values[g] = _by_svd(layout, int(g))
     else:
         _fill_by_iteration(layout, chosen, tol, prove, values)
-    return np.array([_join(values[part.start : part.stop]) for part in parts]).reshape(len(parts), 4)
+    if np.all(ends - firsts == 1):
+        alone: np.ndarray = values[firsts]
+        return alone
+    return np.array([_join(values[start:stop]) for start, stop in zip(firsts, ends, strict=True)])
 
 
 def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: bool, values: np.ndarray) -> None:
@@ -188,15 +186,16 @@ def _fill_by_iteration(layout: _Layout, chosen: np.ndarray, tol: float, prove: b
                 rows = transpose_bits(rows, layout.columns)
                 rows = rows[rows.any(axis=1)]
             values[g] = top_two_of_large_group(rows, tol, workspace, prove=prove) if len(rows) > 1 else np.nan
-    for g in chosen:
-        if math.isnan(values[g, 2]) or (prove and math.isnan(values[g, 3])):
-            rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]
-            certify = "full" if prove else "off"
-            found = solve_parts(components(rows, layout.columns, None), 2, certify=certify, tol=tol)
-            sigma, lo, hi = (_top_two([getattr(part, name) for part in found]) for name in ("sigma", "lo", "hi"))
-            values[g] = (*sigma, lo[1], hi[1])
-        elif not prove:
-            values[g, 3] = values[g, 1] * (1 + tol)
+    open_ = np.isnan(values[chosen, 2]) | (np.isnan(values[chosen, 3]) if prove else False)
+    for g in chosen[open_]:
+        rows = layout.bits[layout.segments[g] : layout.segments[g + 1]]
+        certify = "full" if prove else "off"
+        found = solve_parts(components(rows, layout.columns, None), 2, certify=certify, tol=tol)
+        sigma, lo, hi = (_top_two([getattr(part, name) for part in found]) for name in ("sigma", "lo", "hi"))
+        values[g] = (*sigma, lo[1], hi[1])
+    if not prove:
+        rest = chosen[~open_]
+        values[rest, 3] = values[rest, 1] * (1 + tol)
 
 
 def _join(segments: np.ndarray) -> np.ndarray:
@@ -218,7 +217,7 @@ def _by_svd(layout: _Layout, g: int) -> tuple[float, float, float, float]:
     return (*sigma, lo[1], hi[1])
 
 
-def _weighted_values(graph: BipartiteGraph, layout: _Layout, accepted: list[int], tol: float) -> np.ndarray:
+def _weighted_values(graph: BipartiteGraph, layout: _Layout, accepted: np.ndarray, tol: float) -> np.ndarray:
     """sigma_1 and sigma_2 of the absolute weights of each accepted degree."""
     weights = checked_weights(graph)
     ends = np.concatenate([[0], np.cumsum(graph.right_degree)])

@@ -14,9 +14,10 @@ from sift_graph.train.config import Config, ModelConfig
 from sift_graph.train.data import DATASETS, check_data
 from sift_graph.train.models import MODELS
 from sift_graph.train.optimizer import LR_SCHEDULES, OPTIMIZERS
+from sift_graph.train.precision import PRECISIONS
 from sift_graph.train.start import START_MASKS
 
-__all__ = ["checked"]
+__all__ = ["check_device", "checked"]
 
 
 def checked(config: Config, *, where: str = "") -> Config:
@@ -48,7 +49,7 @@ def checked(config: Config, *, where: str = "") -> Config:
         ("optimizer.name", config.optimizer.name, OPTIMIZERS),
         ("optimizer.schedule", config.optimizer.schedule, LR_SCHEDULES),
         ("start.masks", config.start.masks, START_MASKS),
-        ("training.precision", config.training.precision, ("fp32", "bf16")),
+        ("training.precision", config.training.precision, PRECISIONS),
         ("record.weights", config.record.weights, ("none", "fp16", "fp32")),
     ):
         check_name(key, value, known, where)
@@ -130,7 +131,7 @@ def checked(config: Config, *, where: str = "") -> Config:
             f"{where}options.pattern: {n}:{m} keeps {n} of {m}, a sparsity of {1 - n / m:g}, found {config.sparsity}; "
             f"ask for --sparsity {1 - n / m:g} or for another pattern"
         )
-    check_device(training.device, where)
+    check_device_name(training.device, where)
     if optimizer.name == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         raise UsageError(f"{where}optimizer.nesterov: needs momentum above 0; set optimizer.nesterov=false")
     try:
@@ -187,14 +188,39 @@ def checked_model(config: Config, where: str) -> ModelConfig:
     )
 
 
-def check_device(device: str, where: str) -> None:
-    """Refuse a device that this machine does not have."""
+def check_device_name(device: str, where: str) -> None:
+    """Refuse what is no device, on any machine."""
     try:
-        if torch.empty(0, device=device).is_meta:
+        if torch.device(device).type == "meta":
             raise RuntimeError("it holds no numbers")
+    except RuntimeError as error:
+        raise UsageError(no_device(device, error, where)) from error
+
+
+def check_device(device: str, *, where: str = "") -> None:
+    """Refuse a device that this machine does not have: before a run, not before a description of one.
+
+    Parameters
+    ----------
+    device : str
+    where : str
+        Begins the error message.
+
+    Raises
+    ------
+    UsageError
+        If nothing can be computed there.
+    """
+    try:
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch built without CUDA
-        first = str(error).splitlines()[0]
-        raise UsageError(f"{where}training.device: cannot use {device!r} ({first}); expected cpu or cuda") from error
+        raise UsageError(no_device(device, error, where)) from error
+
+
+def no_device(device: str, error: Exception, where: str) -> str:
+    """Say what is wrong with a device."""
+    first = str(error).splitlines()[0]
+    return f"{where}training.device: cannot use {device!r} ({first}); expected cpu or cuda: --set training.device=cpu"
 
 
 def check_name(key: str, value: str, known: Iterable[str], where: str) -> None:

@@ -191,7 +191,8 @@ class TrainingConfig:
     label_smoothing : float
         In [0, 1).
     precision : str
-        ``fp32``, or ``bf16`` for automatic mixed precision.
+        ``fp32``, or ``bf16`` or ``fp16`` for automatic mixed precision. With ``fp16`` the loss is scaled, and a batch
+        whose gradients overflow is taken again at a smaller scale: no update is left out.
     device : str
         As PyTorch names it. Runs are reproduced bit for bit on ``cpu``.
     threads : int

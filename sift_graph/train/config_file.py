@@ -21,13 +21,19 @@ from typing import Any
 
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.train.check import checked
-from sift_graph.train.config import Config
+from sift_graph.train.config import Config, ModelConfig
+from sift_graph.train.models import MODELS
 
 __all__ = ["from_mapping", "load_config", "presets", "put", "read_toml", "to_toml"]
 
 
 def load_config(
-    path: str | os.PathLike[str] | None = None, sets: Iterable[str] = (), *, preset: str | None = None, **overrides: Any
+    path: str | os.PathLike[str] | None = None,
+    sets: Iterable[str] = (),
+    *,
+    preset: str | None = None,
+    classes: int | None = None,
+    **overrides: Any,
 ) -> Config:
     """Read a configuration.
 
@@ -39,6 +45,9 @@ def load_config(
         ``"name=value"``, later ones win: ``"optimizer.lr=0.05"``, ``"method=rigl"``.
     preset : str, optional
         A recipe that comes with the package: one of :func:`presets`.
+    classes : int, optional
+        How many labels there are, or tokens; for a description. Where no data set is named, a folder of images or a
+        text of the size that the model is meant for stands for it, and need not be there.
     **overrides
         Fields of :class:`Config` by name, applied last; None leaves a field alone. For a table, a mapping, or a word
         that sets its ``name``; where that is another one than the file's or the preset's, the rest of their table is
@@ -61,6 +70,8 @@ def load_config(
     (0.05, 'mlp')
     >>> load_config(preset="cifar100_resnet18").training.epochs
     200
+    >>> load_config(model="resnet18", classes=100).data.classes
+    100
     """
     values: dict[str, Any] = {}
     where = ""
@@ -82,7 +93,22 @@ def load_config(
     for name, value in overrides.items():
         if value is not None:
             put(values, name, value, "")
+    if classes is not None:
+        put_classes(values, classes)
     return from_mapping(values, where=where)
+
+
+def put_classes(values: dict[str, Any], classes: int) -> None:
+    """Set the number of classes, of the data set that is named or of one of the model's kind and size."""
+    model = MODELS.get(values.get("model", {}).get("name", ModelConfig().name))
+    if model is None:
+        return  # the check that follows says so
+    is_text = model.reads == "tokens"
+    if "name" not in values.get("data", {}):
+        image = {"name": "folder", "image_size": model.size}
+        text = {"name": "text", "tokenizer": "bpe", "sequence_length": model.size}
+        values["data"] = {**(text if is_text else image), **values.get("data", {})}
+    values["data"]["vocabulary" if is_text else "classes"] = classes
 
 
 def presets() -> list[str]:

@@ -32,15 +32,16 @@ from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.batches import batches, batches_per_epoch, read_ahead
 from sift_graph.train.build import Blueprint, blueprint, build_model, make_masks, mask_schedule
-from sift_graph.train.check import checked
-from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from sift_graph.train.check import check_device, checked
+from sift_graph.train.checkpoint import CHECKPOINT, save_checkpoint
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import to_toml
 from sift_graph.train.data import DATASETS, Dataset, load_data
 from sift_graph.train.optimizer import clip_gradients, learning_rate, make_optimizer
+from sift_graph.train.precision import Precision
 from sift_graph.train.progress import Progress, Report, reporting
 from sift_graph.train.ranks import Ranks, ranked
-from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished
+from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished, own_checkpoint
 from sift_graph.train.start import load_start
 
 __all__ = ["run"]
@@ -73,9 +74,10 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
     UsageError
         If the configuration cannot be built; nothing is written then.
     RunDirectoryError
-        If the directory holds another run, or with `resume`, one of another configuration; nothing is written then.
+        If the directory holds another run, or with `resume`, a run or a checkpoint of another configuration; nothing
+        is written then.
     TrainingError
-        If the loss is no longer finite. What was recorded until then stays.
+        If the loss, a gradient or a weight is no longer finite. What was recorded until then stays, all of it finite.
 
     Examples
     --------
@@ -88,6 +90,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
     (20, 1.0)
     """
     config = checked(config)
+    check_device(config.training.device)
     run_dir = Path(out)
     found = blueprint(config)
     if resume:
@@ -105,6 +108,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             "model": config.model.name,
             "data": config.data.name,
         }
+        state = own_checkpoint(config, run_dir) if resume else None
         ranks.wait()  # until all have looked at what is there
         writer = None
         if ranks.is_first:
@@ -113,7 +117,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
             logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
         began = time.perf_counter()
         if resume:
-            trainer.resume(run_dir, writer)
+            trainer.resume(run_dir, writer, state)
         with reporting(progress if ranks.is_first else False, run_dir.name) as report:
             row = trainer.train(run_dir, writer, report)
     found = replace(found, counts=trainer.edges())
@@ -170,9 +174,10 @@ class Trainer:
                 self.masks, self.optimizer, self.schedule, model=self.model, options=config.options
             )
         clip_gradients(self.optimizer, config.optimizer.clip)
+        self.precision = Precision(config.training.precision, ranks.device)
         self.parallel = ranks.wrapped(self.model)
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
-        self.step = 0
+        self.step = self.recorded = 0
         self.row: dict[str, Any] = {}
 
     def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,39 +244,55 @@ class Trainer:
 
     def update(self, inputs: torch.Tensor, labels: torch.Tensor, count: int, run_dir: Path) -> float:
         """Make one optimizer update, then let the method move the masks; give the loss, over all processes."""
-        config = self.config.training
         rate = learning_rate(self.config.optimizer, self.step, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        t = self.step + 1
+        try:
+            value = self.backward(inputs, labels, count)
+            while not self.precision.step(self.optimizer):
+                value = self.backward(inputs, labels, count)
+            # Masks must not move by weights that are no numbers, nor those be recorded.
+            if self.schedule.is_update(t) or t == self.steps:
+                self.check_weights()
+            self.step = t
+            if self.method is not None:
+                self.method.step(t)
+        except TrainingError as error:
+            raise TrainingError(
+                f"{run_dir}: stopped at step {t} of {self.steps}: {error}. All snapshots up to that of step "
+                f"{self.recorded} are kept"
+            ) from error
+        return value
+
+    def backward(self, inputs: torch.Tensor, labels: torch.Tensor, count: int) -> float:
+        """Work out the gradients of a batch; give its loss, over all processes."""
+        config = self.config.training
         self.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         parts = list(zip(inputs.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
         for i, (x, y) in enumerate(parts):
             share = len(x) / count
             with self.averaging(last=i == len(parts) - 1):
-                with self.autocast():
+                with self.precision.autocast():
                     logits, y = flattened(self.parallel(x), y)
                     loss = functional.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
                 value += loss.item() * share
                 # Processes are averaged, parts are added up: both weighed by their examples, whole batches not at all.
-                (loss if share == 1 else loss * (share * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
+                loss = loss if share == 1 else loss * (share * self.ranks.world)
+                self.precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
         [value] = self.ranks.total([value])
         if not math.isfinite(value):
-            raise TrainingError(
-                f"{run_dir}: the loss is {value} at step {self.step + 1} of {self.steps}; what was recorded until then "
-                "is kept. Lower optimizer.lr or set optimizer.warmup_epochs"
-            )
-        self.optimizer.step()
-        self.step += 1
-        if self.method is not None:
-            self.method.step(self.step)
+            raise TrainingError(f"the loss is {value}; lower optimizer.lr or set optimizer.warmup_epochs")
         return value
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Give the context of the forward pass, in the precision that is asked for."""
-        if self.config.training.precision == "bf16":
-            return torch.autocast(self.ranks.device.type, torch.bfloat16)
-        return nullcontext()
+    def check_weights(self) -> None:
+        """Refuse to go on with weights that are not finite."""
+        named = dict(self.model.named_parameters())
+        are_finite = torch.stack([torch.isfinite(weight).all() for weight in named.values()])
+        if not are_finite.all():
+            name = list(named)[int((~are_finite).nonzero()[0])]
+            raise TrainingError(f"{name!r} is not finite; lower optimizer.lr or set optimizer.warmup_epochs")
 
     def averaging(self, *, last: bool) -> AbstractContextManager[Any]:
         """Give the context of a backward pass: processes average gradients at the last part of a batch only."""
@@ -292,7 +313,7 @@ class Trainer:
         loss, right, count = 0.0, 0, 0
         for indices in torch.split(self.ranks.share(torch.arange(len(data))), size):
             inputs, labels = data.batch(indices)
-            with self.autocast():
+            with self.precision.autocast():
                 logits, labels = flattened(self.model(inputs), labels)
                 loss += functional.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(1) == labels).sum())
@@ -314,6 +335,7 @@ class Trainer:
             layers[name] = LayerMask.from_dense(name, mask, weight, groups=groups, source=source)
         digests = [layers[name].digest for name in layers] if self.ranks.world > 1 else []
         self.ranks.check_equal(digests, f"the masks at step {self.step}")
+        self.recorded = self.step
         policy = cast(WeightPolicy, self.config.record.weights)
         if writer is None:
             return
@@ -328,17 +350,19 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "masks": None if self.masks is None else self.masks.state_dict(),
+            "precision": self.precision.state_dict(),
         }
 
-    def resume(self, run_dir: Path, writer: RunWriter | None) -> None:
-        """Go on from the last checkpoint, or from step 0 where there is none; put later recordings aside."""
-        state = load_checkpoint(run_dir / CHECKPOINT)
+    def resume(self, run_dir: Path, writer: RunWriter | None, state: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint, or from step 0 where there is none; put later recordings aside."""
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.masks is not None:
                 self.masks.load_state_dict(state["masks"])
+            self.precision.load_state_dict(state.get("precision", {}))
             self.step, self.row = state["step"], state["row"]
+            self.recorded = max([step for step in self.schedule.updates if step <= self.step], default=0)
         self.ranks.wait()  # until all have read what the first may write anew
         if writer is not None:
             writer.rewind(self.step if state is not None else -1)

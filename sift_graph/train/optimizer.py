@@ -14,32 +14,34 @@ from sift_graph.train.config import OptimizerConfig
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "clip_gradients", "learning_rate", "make_optimizer"]
 
 
-def cosine(config: OptimizerConfig, progress: float) -> float:
+def cosine(config: OptimizerConfig, progress: float, whole: float) -> float:
     """Fall from 1 to the final fraction along half a cosine."""
     return config.final + (1 - config.final) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
-def linear(config: OptimizerConfig, progress: float) -> float:
+def linear(config: OptimizerConfig, progress: float, whole: float) -> float:
     """Fall from 1 to the final fraction along a line."""
     return 1 - (1 - config.final) * progress
 
 
-def step(config: OptimizerConfig, progress: float) -> float:
-    """Multiply by gamma at each milestone."""
-    return float(config.gamma ** sum(progress >= milestone for milestone in config.milestones))
+def step(config: OptimizerConfig, progress: float, whole: float) -> float:
+    """Multiply by gamma at each milestone of the whole training, warm-up and all."""
+    return float(config.gamma ** sum(whole >= milestone for milestone in config.milestones))
 
 
-def constant(config: OptimizerConfig, progress: float) -> float:
+def constant(config: OptimizerConfig, progress: float, whole: float) -> float:
     """Stay at 1."""
     return 1.0
 
 
-LR_SCHEDULES: dict[str, Callable[[OptimizerConfig, float], float]] = {
+LR_SCHEDULES: dict[str, Callable[[OptimizerConfig, float, float], float]] = {
     "cosine": cosine,
     "linear": linear,
     "step": step,
     "constant": constant,
 }
+"""``schedule(config, progress, whole)``: the fraction of the rate at a progress since the warm-up, and since the
+beginning, each from 0 to 1."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, *, steps: int, steps_per_epoch: int) -> float:
@@ -63,7 +65,8 @@ def learning_rate(config: OptimizerConfig, step: int, *, steps: int, steps_per_e
         return config.lr * (step + 1) / math.ceil(warmup)
     if config.per_epoch:
         step = max(step - step % steps_per_epoch, math.ceil(warmup))
-    return config.lr * LR_SCHEDULES[config.schedule](config, (step - warmup) / max(steps - warmup, 1))
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return config.lr * LR_SCHEDULES[config.schedule](config, progress, step / steps)
 
 
 def sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

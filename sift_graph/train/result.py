@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sift_graph.errors import RunDirectoryError
+from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.store import RunReader, is_run, write_atomically
+from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import to_toml
 
-__all__ = ["CONFIG", "DONE", "RunResult", "check_same_run", "finished", "mark_finished"]
+__all__ = ["CONFIG", "DONE", "RunResult", "check_same_run", "finished", "flat", "mark_finished", "own_checkpoint"]
 
 CONFIG = "config.toml"
 DONE = "done.json"
+KEYS = {"config", "step", "row", "model", "optimizer", "masks"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def check_same_run(config: Config, run_dir: Path) -> None:
     Raises
     ------
     RunDirectoryError
-        Naming the first line in which they differ.
+        Naming the first key in which they differ.
     """
     path = run_dir / CONFIG
     if not path.exists():
@@ -96,10 +100,82 @@ def check_same_run(config: Config, run_dir: Path) -> None:
                 "Choose another directory"
             )
         return
-    there, here = path.read_text().splitlines(), to_toml(config).splitlines()
-    if there != here:
-        pairs = [(a, b) for a, b in zip(there, here, strict=False) if a != b] or [("(another set of keys)", "")]
+    if odd := difference(path.read_text(encoding="utf-8"), config):
         raise RunDirectoryError(
-            f"{run_dir}: holds a run of another configuration: {pairs[0][0]!r} there, {pairs[0][1]!r} asked for; "
-            "nothing was changed. Choose another directory, or ask for the same configuration"
+            f"{run_dir}: holds a run of another configuration: {odd}; nothing was changed. Choose another directory, "
+            "or ask for the same configuration"
         )
+
+
+def own_checkpoint(config: Config, run_dir: Path) -> dict[str, Any] | None:
+    """Read the checkpoint of a run that is to go on.
+
+    Parameters
+    ----------
+    config : Config
+    run_dir : Path
+
+    Returns
+    -------
+    dict or None
+        None if there is none yet.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the file is no checkpoint of this trainer.
+    RunDirectoryError
+        If it is one of another configuration.
+    """
+    path = run_dir / CHECKPOINT
+    state = load_checkpoint(path)
+    if state is None:
+        return None
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
+        raise DamagedStoreError(
+            f"{path}: is not a checkpoint of this trainer (expected {', '.join(sorted(KEYS))} in it); remove it to "
+            "begin the run again"
+        )
+    if odd := difference(state["config"], config):
+        raise RunDirectoryError(
+            f"{path}: is a checkpoint of another configuration: {odd}; nothing was changed. Put the run's own there, "
+            "or remove it to begin the run again"
+        )
+    return state
+
+
+def difference(toml: str, config: Config) -> str:
+    """Say the first key in which a written configuration is another one.
+
+    A key that was not there yet when it was written has its default.
+
+    Parameters
+    ----------
+    toml : str
+    config : Config
+
+    Returns
+    -------
+    str
+        Empty where they are the same.
+    """
+    try:
+        written = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        return f"what is there is not TOML ({error})"
+    there = dict(flat(tomllib.loads(to_toml(Config())))) | dict(flat(written))
+    here = dict(flat(tomllib.loads(to_toml(config))))
+    for key in [*here, *there]:
+        if there.get(key) != here.get(key):
+            found, wanted = (f"{key} = {json.dumps(side[key])}" if key in side else "" for side in (there, here))
+            return f"{found!r} there, {wanted!r} asked for"
+    return ""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -147,7 +147,7 @@ def load_start(config: StartConfig) -> Start | None:
     state = load_checkpoint(path)
     if state is None:
         raise UsageError(f"start.checkpoint: no checkpoint at {path}; name a run directory of this trainer")
-    if not isinstance(state.get("model"), dict) or "masks" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict) or "masks" not in state:
         raise UsageError(f"start.checkpoint: {path} is not a checkpoint of this trainer (it has no model and masks)")
     masks = state["masks"]["masks"] if state["masks"] is not None else {}
     return Start(path, state["model"], masks)

@@ -30,11 +30,12 @@ from typing import Any
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError, did_you_mean
 from sift_graph.ift.families import FAMILIES
 from sift_graph.parallel import unordered
+from sift_graph.train.check import check_device
 from sift_graph.train.config import Config
 from sift_graph.train.config_file import from_mapping, put, read_preset, read_toml
 from sift_graph.train.loop import run
 from sift_graph.train.progress import Progress, reporting
-from sift_graph.train.result import RunResult, check_same_run, finished
+from sift_graph.train.result import RunResult, check_same_run, finished, flat
 
 __all__ = ["FailedRun", "SweepResult", "load_study", "sweep"]
 
@@ -125,15 +126,6 @@ def load_study(path: str | os.PathLike[str]) -> dict[str, Config]:
     return configs
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested mappings."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
 def one_run(base: Mapping[str, Any], chosen: Mapping[str, Any], seed: int, where: str) -> tuple[str, Config]:
     """Name and configuration of one combination; a family without masks drops what only masks are concerned by."""
     merged = {**base, **chosen, "seed": seed}
@@ -194,6 +186,8 @@ def sweep(
         If `out` is a file.
     """
     configs = load_study(study_toml)
+    for device in {config.training.device for config in configs.values()}:
+        check_device(device, where=f"{study_toml}: ")
     root = Path(out)
     if root.exists() and not root.is_dir():
         raise RunDirectoryError(f"{root}: is a file; name a directory for the runs of the study")

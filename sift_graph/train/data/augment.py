@@ -69,8 +69,9 @@ def crop(images: torch.Tensor, generator: np.random.Generator, *, padding: int) 
     rows = tops[:, None] + torch.arange(height, device=images.device)
     columns = lefts[:, None] + torch.arange(width, device=images.device)
     chosen = torch.arange(count, device=images.device)[:, None, None]
-    # Indices around a slice put the channels last.
-    return padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    # Indices around a slice put the channels last. Left so in memory, they give gradients laid out unlike weights, of
+    # which DistributedDataParallel warns, and which crashed it on a CPU.
+    return padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def flip(images: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:

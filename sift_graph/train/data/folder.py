@@ -87,7 +87,7 @@ class ImageFiles:
         draws = generator.random((len(paths), 10, 4)) if random and generator is not None else [None] * len(paths)
         with ThreadPoolExecutor(self.workers) as pool:
             arrays = list(pool.map(lambda path, draw: self._read(path, draw), paths, draws))
-        images = torch.from_numpy(np.stack(arrays)).to(self.device).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.stack(arrays)).to(self.device).permute(0, 3, 1, 2).contiguous()
         if generator is not None:
             spared = tuple(kind for kind in self.augmentation.kinds if kind != "crop")
             images = replace(self.augmentation, kinds=spared).move(images, generator)

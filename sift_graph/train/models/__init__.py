@@ -40,6 +40,8 @@ class ModelSource:
         Whether it takes a share of dropout.
     most_depths : int
         0 for any number.
+    size : int
+        Height and width of the images, or length of the stretches of tokens, that it is meant for.
     """
 
     build: Callable[..., nn.Module]
@@ -49,6 +51,7 @@ class ModelSource:
     heads: int = 0
     has_dropout: bool = False
     most_depths: int = 0
+    size: int = 32
 
     def make(
         self,
@@ -90,30 +93,31 @@ R18, R34, R50 = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 6, 3)
 VGG16 = (2, 2, 3, 3, 3)
 imagenet_resnet = partial(ResNet, stem="imagenet")
 transformer = partial(ModelSource, has_dropout=True)
+of_imagenet = partial(ModelSource, size=224)
 
 MODELS: dict[str, ModelSource] = {
     # Wide enough that at 0.9 its first layer, dense and 3.2 times as wide, does not eat up the budget.
-    "mlp": ModelSource(MLP, 128, (3,)),
+    "mlp": ModelSource(MLP, 128, (3,), size=8),
     "resnet": ModelSource(ResNet, 8, (1, 1, 1)),
     "resnet18": ModelSource(ResNet, 64, R18),
     "resnet34": ModelSource(ResNet, 64, R34),
-    "resnet18_imagenet": ModelSource(imagenet_resnet, 64, R18),
-    "resnet34_imagenet": ModelSource(imagenet_resnet, 64, R34),
-    "resnet50_imagenet": ModelSource(partial(imagenet_resnet, bottleneck=True), 64, R50),
+    "resnet18_imagenet": of_imagenet(imagenet_resnet, 64, R18),
+    "resnet34_imagenet": of_imagenet(imagenet_resnet, 64, R34),
+    "resnet50_imagenet": of_imagenet(partial(imagenet_resnet, bottleneck=True), 64, R50),
     "botnet50": ModelSource(partial(ResNet, bottleneck=True), 64, R50, heads=4),
-    "botnet50_imagenet": ModelSource(partial(imagenet_resnet, bottleneck=True), 64, R50, heads=4),
+    "botnet50_imagenet": of_imagenet(partial(imagenet_resnet, bottleneck=True), 64, R50, heads=4),
     "vgg16": ModelSource(VGG, 64, VGG16, has_dropout=True),
     "vgg16_quarter": ModelSource(partial(VGG, hidden=32), 16, VGG16, has_dropout=True),
-    "vgg16_imagenet": ModelSource(partial(VGG, hidden=64, pool=7), 64, VGG16, has_dropout=True),
+    "vgg16_imagenet": of_imagenet(partial(VGG, hidden=64, pool=7), 64, VGG16, has_dropout=True),
     "mobilenet_v2": ModelSource(MobileNetV2, 32, (1, 2, 3, 4, 3, 3, 1), most_depths=7),
     "mobilevit_s": transformer(partial(MobileViT, stem="cifar"), 16, (2, 4, 3), heads=4, most_depths=3),
-    "mobilevit_s_imagenet": transformer(MobileViT, 16, (2, 4, 3), heads=4, most_depths=3),
+    "mobilevit_s_imagenet": transformer(MobileViT, 16, (2, 4, 3), heads=4, most_depths=3, size=256),
     "vit": transformer(ViT, 192, (6,), heads=3),
-    "vit_ti16": transformer(partial(ViT, patch=16), 192, (12,), heads=3),
-    "vit_s16": transformer(partial(ViT, patch=16), 384, (12,), heads=6),
-    "vit_b16": transformer(partial(ViT, patch=16), 768, (12,), heads=12),
-    "gpt": transformer(GPT, 128, (4,), heads=4, reads="tokens"),
-    "gpt3_small": transformer(GPT, 768, (12,), heads=12, reads="tokens"),
-    "gpt3_medium": transformer(GPT, 1024, (24,), heads=16, reads="tokens"),
-    "gpt3_xl": transformer(GPT, 2048, (24,), heads=16, reads="tokens"),
+    "vit_ti16": transformer(partial(ViT, patch=16), 192, (12,), heads=3, size=224),
+    "vit_s16": transformer(partial(ViT, patch=16), 384, (12,), heads=6, size=224),
+    "vit_b16": transformer(partial(ViT, patch=16), 768, (12,), heads=12, size=224),
+    "gpt": transformer(GPT, 128, (4,), heads=4, reads="tokens", size=128),
+    "gpt3_small": transformer(GPT, 768, (12,), heads=12, reads="tokens", size=1024),
+    "gpt3_medium": transformer(GPT, 1024, (24,), heads=16, reads="tokens", size=1024),
+    "gpt3_xl": transformer(GPT, 2048, (24,), heads=16, reads="tokens", size=2048),
 }
