@@ -19,7 +19,7 @@ import numpy as np
 
 from sift_graph.adjacency import Adjacency
 from sift_graph.errors import SpectrumError
-from sift_graph.spectrum.kernels import sparse_step
+from sift_graph.spectrum.kernels import sparse_dots, sparse_step
 
 __all__ = ["Pairs", "Scaling", "crossing", "leading_pairs"]
 
@@ -105,10 +105,11 @@ def leading_pairs(
         first = np.sqrt(np.bincount(lists.left if turned else lists.right, minlength=n)) if start is None else start
         sigma, near = _iterated(product, n, k, first, tol)
         far = np.zeros((m, k))
-        side = np.repeat(np.arange(m), np.diff(starts))
+        product_of_column = np.empty(m)
         for j in range(k):
             vector = near[:, j] if near_scale is None else near[:, j] * near_scale
-            far[:, j] = np.bincount(side, vector[index] * (entries if entries.size else 1.0), minlength=m)
+            sparse_dots(starts, index, entries, np.ascontiguousarray(vector), product_of_column)
+            far[:, j] = product_of_column
         far *= 1 / np.where(sigma > 0, sigma, 1.0) if far_scale is None else far_scale[:, None] / sigma
     if sigma.size < k:
         fill = k - sigma.size
@@ -138,10 +139,13 @@ def _dense(
 
 def _columns(lists: Adjacency, values: np.ndarray | None, turned: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List the edges of each vertex of the larger side, with their entries."""
-    if turned:
-        return lists.row_starts, lists.left, NOTHING if values is None else values
-    starts, index, edge = lists.columns
-    return starts, index, NOTHING if values is None else values[edge]
+    starts, index, edge = (lists.row_starts, lists.left, None) if turned else lists.columns
+    n = lists.n_left if turned else lists.n_right
+    if n <= 1 << 16:  # half the memory to read
+        index = index.astype(np.uint16)
+    if values is None:
+        return starts, index, NOTHING
+    return starts, index, values if edge is None else values[edge]
 
 
 def _iterated(
