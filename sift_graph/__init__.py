@@ -53,6 +53,7 @@ _MODULES = (
     "ift",
     "masks",
     "metrics",
+    "nulls",
     "plots",
     "report",
     "sparsify",

@@ -5,6 +5,7 @@
     SiftGraphError                 1   anything below; a traceback always means a bug
     ├── UsageError                 2   a name, option or config key that does not exist or does not fit
     ├── MaskError                  2   a mask or weight that is not one
+    ├── NullModelError             2   a random reference that does not exist for a mask
     ├── SpectrumError              1   an eigen-solver that could not do its work
     ├── TrainingError              1   a run that cannot go on (a loss that is not finite, say)
     └── RunDirectoryError          3   not a run directory, an empty one, or one that holds another run
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 __all__ = [
     "DamagedStoreError",
     "MaskError",
+    "NullModelError",
     "RunDirectoryError",
     "SiftGraphError",
     "SpectrumError",
@@ -46,6 +48,16 @@ class MaskError(SiftGraphError, ValueError):
     """A mask or weight that cannot be read as one layer's mask or weight."""
 
     exit_code = 2
+
+
+class NullModelError(SiftGraphError, ValueError):
+    """A null model that does not exist for a mask; `word` says why in a table's note."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, word: str = "") -> None:
+        super().__init__(message)
+        self.word = word
 
 
 class SpectrumError(SiftGraphError):

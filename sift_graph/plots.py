@@ -31,6 +31,7 @@ from sift_graph.plot_frames import (
     sparsity_key,
     target_column,
 )
+from sift_graph.plot_nulls import null_profile
 from sift_graph.plot_spectrum import spectral_density, spectrum_histogram
 from sift_graph.plot_style import (
     INK,
@@ -57,6 +58,7 @@ __all__ = [
     "label",
     "layer_profile",
     "mask_dynamics",
+    "null_profile",
     "save_svg",
     "spectral_density",
     "spectrum_histogram",

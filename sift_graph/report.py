@@ -30,6 +30,7 @@ from sift_graph.plot_frames import sparse_runs
 from sift_graph.plots import save_svg
 from sift_graph.report_cards import cards, facts
 from sift_graph.report_figures import drawings, inline_svg
+from sift_graph.report_nulls import null_findings
 from sift_graph.report_table import clean, layer_table
 from sift_graph.store import write_atomically
 
@@ -55,6 +56,7 @@ def write_report(
     settings: Mapping[str, Any] | None = None,
     target: str | None = None,
     max_bytes: int = MAX_BYTES,
+    nulls: pd.DataFrame | None = None,
 ) -> Path:
     """Write one self-contained page on what was measured.
 
@@ -82,6 +84,9 @@ def write_report(
         The training metric; by default that of `correlations`, else ``val_accuracy``.
     max_bytes : int
         Figures that would make the page larger are left out, the last ones first, and the page says so.
+    nulls : DataFrame, optional
+        Comparisons with random masks, as `sift_graph.table` makes them: they take the place of the formula for a
+        large random mask.
 
     Returns
     -------
@@ -107,10 +112,11 @@ def write_report(
     context: dict[str, Any] = {
         "title": clean(title or "Mask topology"),
         "facts": facts(layers, network, target),
-        "cards": cards(layers, network, correlations, target),
+        "cards": cards(layers, network, correlations, target, nulls),
         "conclusions": []
         if correlations is None
         else [_typeset(s).partition(": ") for s in conclusions(correlations).values()],
+        "null_findings": [] if nulls is None else null_findings(nulls, layers),
         "n_runs": layers["run"].nunique(),
         "dense_left_out": len(sparse_runs(layers)) < len(layers),
         "table": layer_table(sparse_runs(layers)),
@@ -129,7 +135,7 @@ def write_report(
     }
     figures = [
         (drawing.section, clean(drawing.heading), inline_svg(drawing))
-        for drawing in drawings(layers, network, correlations=correlations, target=target)
+        for drawing in drawings(layers, network, correlations=correlations, target=target, nulls=nulls)
     ]
     template = _template()
     kept = list(figures)

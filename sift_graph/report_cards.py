@@ -13,6 +13,7 @@ import pandas as pd
 from sift_graph.correlate import conclude
 from sift_graph.plot_frames import MIN_FOR_INTERVAL, half_width, levels, methods_in_order, sparse_runs
 from sift_graph.plots import label
+from sift_graph.report_nulls import null_findings
 
 __all__ = ["Card", "cards", "facts", "last_snapshot", "number", "signed"]
 
@@ -113,7 +114,13 @@ def _shorten(values: Iterable[Any], most: int = 6) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-def cards(layers: pd.DataFrame, network: pd.DataFrame, correlations: pd.DataFrame | None, target: str) -> list[Card]:
+def cards(
+    layers: pd.DataFrame,
+    network: pd.DataFrame,
+    correlations: pd.DataFrame | None,
+    target: str,
+    nulls: pd.DataFrame | None = None,
+) -> list[Card]:
     """Draw the verdicts that these frames allow.
 
     Parameters
@@ -124,6 +131,8 @@ def cards(layers: pd.DataFrame, network: pd.DataFrame, correlations: pd.DataFram
         As `sift_graph.correlate.correlate` returns it.
     target : str
         The training metric.
+    nulls : DataFrame, optional
+        Comparisons with random masks; the formula for a large random mask stands in where there are none.
 
     Returns
     -------
@@ -135,7 +144,7 @@ def cards(layers: pd.DataFrame, network: pd.DataFrame, correlations: pd.DataFram
     has_accuracy = any(name in network and network[name].notna().any() for name in (f"final_{target}", target))
     found = [
         _bound(last),
-        _excess(rows, last),
+        (None if nulls is None else _compared(nulls, layers)) or _excess(rows, last),
         _link(correlations, target, network["run"].nunique(), has_accuracy),
         _movement(last),
     ]
@@ -196,6 +205,23 @@ def _excess(rows: pd.DataFrame, last: pd.DataFrame) -> Card | None:
         f"{_bracket(mean, half)} mean excess gap",
         f"{words} Normalised gap {number(gap)}, reference {number(random)}.",
         lines=(*(lines if len(lines) > 1 else ()), *moved),
+    )
+
+
+def _compared(nulls: pd.DataFrame, layers: pd.DataFrame) -> Card | None:
+    """Count the layers whose gap random masks do not reach, or do not fall to."""
+    found = null_findings(nulls, layers)
+    if not found:
+        return None
+    main = found[0]
+    return Card(
+        "nulls",
+        "Against random masks",
+        percent((main.above + main.below) / main.layers),
+        f"of {main.layers} layers differ from random masks of the {main.words}",
+        f"{main.sentence} Each gap is compared with those of {main.samples} random masks; differing means p < 0.05, "
+        "which chance alone gives one layer in twenty.",
+        lines=tuple((one.words, f"mean z {signed(one.mean_z, 2)}") for one in found),
     )
 
 

@@ -47,6 +47,7 @@ def drawings(
     *,
     correlations: pd.DataFrame | None = None,
     target: str = "val_accuracy",
+    nulls: pd.DataFrame | None = None,
 ) -> list[Drawing]:
     """Draw the figures that these frames allow, the most telling ones first.
 
@@ -58,6 +59,8 @@ def drawings(
         As `sift_graph.correlate.correlate` returns it.
     target : str
         The training metric to draw the topology against.
+    nulls : DataFrame, optional
+        Comparisons with random masks, as `sift_graph.table` makes them.
 
     Returns
     -------
@@ -68,6 +71,12 @@ def drawings(
     # Means over layers are taken once: a frame of a million rows would be averaged for every panel again.
     steps = per_step(layers, [*_OVER_TIME, "random_gap_norm", "iou_previous"])
     found += _panels(steps, "gap", "ramanujan_gap_norm", plots.gap_over_time)
+    if nulls is not None:
+        for metric in ("ramanujan_gap_norm", "ramanujan_gap"):
+            known = nulls.loc[nulls["metric"] == metric, ["observed", "mean"]]
+            if known.notna().all(axis=1).any():
+                found.append(Drawing("nulls", "nulls", "", plots.null_profile(nulls, metric)))
+                break
     column = next(
         (name for name in (f"final_{target}", target) if name in network and network[name].notna().any()), None
     )

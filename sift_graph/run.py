@@ -117,6 +117,7 @@ class Run:
         scheduler: str | None = None,
         force: bool = False,
         progress: Progress | None = None,
+        **null_options: Any,
     ) -> pd.DataFrame:
         """Measure the recorded masks.
 
@@ -124,11 +125,14 @@ class Run:
         ----------
         layers, steps, metrics, jobs, scheduler, force, progress
             As :func:`sift_graph.table.analyze_runs`.
+        **null_options
+            null, n_null, null_metrics, null_steps, null_seed, null_pattern, as there: the comparison with random masks.
 
         Returns
         -------
         DataFrame
-            One row per (step, layer). ``attrs`` holds ``failures`` and ``warnings``.
+            One row per (step, layer). ``attrs`` holds ``failures`` and ``warnings`` and, where there are comparisons
+            with random masks, ``nulls``: their rows, as :meth:`nulls` gives them.
         """
         return as_frame(
             _analyze(
@@ -140,8 +144,42 @@ class Run:
                 scheduler=scheduler,
                 force=force,
                 progress=progress,
+                **null_options,
             )
         )
+
+    def nulls(self, null: str = "degree", *, samples: int = 100, steps: Any = "last", **options: Any) -> pd.DataFrame:
+        """Compare the recorded masks with random ones.
+
+        Parameters
+        ----------
+        null : {"er", "degree", "nm"}
+            What the random masks share with the recorded one; see :mod:`sift_graph.nulls`.
+        samples : int
+            Random masks to draw of each.
+        steps : str or iterable of int
+            Which snapshots.
+        **options
+            layers, metrics (what is compared), seed, pattern, jobs, scheduler, force, progress.
+
+        Returns
+        -------
+        DataFrame
+            One row per (step, layer, metric): observed value, mean and standard deviation of the random masks, z, p,
+            quantile. ``attrs`` holds ``failures`` and ``warnings``.
+        """
+        from sift_graph.nulls import select_compared
+
+        renamed = {f"null_{name}": options.pop(name) for name in ("metrics", "seed", "pattern") if name in options}
+        options |= {"metrics": "edges", "steps": steps, "null": null, "n_null": samples, "null_steps": "all"}
+        analysis = _analyze(self.path, **options, **renamed)
+        rows = analysis.nulls
+        wanted = rows["metric"].isin(select_compared(renamed.get("null_metrics")))
+        asked = (rows["null"] == null) & wanted & rows["step"].isin(analysis.layers["step"])
+        frame = rows[asked].reset_index(drop=True)
+        frame.attrs = as_frame(analysis).attrs
+        frame.attrs.pop("nulls", None)
+        return frame
 
     def network(self, **options: Any) -> pd.DataFrame:
         """Measure the recorded masks, and return whole-network values: one row per step; options as :meth:`analyze`."""
@@ -209,7 +247,8 @@ def analyze(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     ----------
     path : path
     **options
-        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, progress.
+        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, progress, null and
+        its companions.
 
     Returns
     -------
@@ -249,4 +288,6 @@ def as_frame(analysis: Analysis) -> pd.DataFrame:
         "failures": [vars(f) for f in analysis.failures],
         "warnings": list(analysis.warnings),
     }
+    if len(analysis.nulls):
+        frame.attrs["nulls"] = analysis.nulls.to_dict("records")
     return frame

@@ -18,8 +18,10 @@ from sift_graph._version import __version__
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, find_metric, select
 from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angular_distance, distance
+from sift_graph.null_table import NullPlan, NullUnit, kept_rows, null_frame, run_null_units
+from sift_graph.nulls import Request, read_pattern, select_compared
 from sift_graph.store import RunReader, find_runs, write_atomically
-from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, settings_hash
+from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, select_steps, settings_hash
 
 __all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "velocities", "write_tables"]
 
@@ -51,6 +53,9 @@ class Analysis:
         ``analysis/<hash>`` of each run.
     settings : dict
         What the hash is of.
+    nulls : DataFrame
+        One row per (run, step, layer, null, metric), :data:`sift_graph.null_table.NULL_COLUMNS`: what was asked for,
+        then what earlier calls have found for the same masks.
     """
 
     layers: pd.DataFrame
@@ -60,6 +65,7 @@ class Analysis:
     timing: Mapping[str, float] = field(default_factory=dict)
     directories: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    nulls: pd.DataFrame = field(default_factory=lambda: null_frame([]))
 
 
 def analyze_runs(
@@ -73,6 +79,12 @@ def analyze_runs(
     scheduler: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    null: str | None = None,
+    n_null: int = 100,
+    null_metrics: str | Iterable[str] | None = None,
+    null_steps: str | Iterable[int] | None = "last",
+    null_seed: int = 0,
+    null_pattern: str | None = None,
 ) -> Analysis:
     """Measure the recorded masks of a run, or of every run below a directory.
 
@@ -96,6 +108,17 @@ def analyze_runs(
         Compute again what was kept.
     progress : callable, optional
         Called with the units done and the units in all.
+    null : {"er", "degree", "nm"}, optional
+        Compare each mask with random ones of this model too; see :mod:`sift_graph.nulls`.
+    n_null : int
+        Random masks to draw of each.
+    null_metrics : str or iterable of str, optional
+        What is compared; the leading singular values and the Ramanujan gap by default.
+    null_steps : str or iterable of int
+        Which of these snapshots are compared, as `steps`; the last by default.
+    null_seed : int
+    null_pattern : str, optional
+        ``"2:4"``, for ``nm``; found in each mask by default.
 
     Returns
     -------
@@ -116,6 +139,10 @@ def analyze_runs(
     names = select(metrics)
     if average not in ("sparse", "all"):
         raise UsageError(f"expected means over 'sparse' or 'all' layers, found {average!r}")
+    told = None if null_pattern is None else read_pattern(null_pattern)
+    request = (
+        None if null is None else Request(null, select_compared(null_metrics), n_null, seed=null_seed, pattern=told)
+    )
     settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": "kernel", "certify": "gap"}
     if added := definitions(names):
         settings["added"] = added
@@ -139,35 +166,56 @@ def analyze_runs(
         raise RunDirectoryError(f"{root}: none of its {len(runs)} runs has a snapshot yet")
     try:
         units: list[Unit] = []
+        fitting: list[Plan] = []
         for plan in plans:
             try:
                 units += plan.units(steps, layers)
+                fitting.append(plan)
             except UsageError as error:  # a glob or a step may fit one run and not another
                 unfit.append(error)
                 warnings.append(f"{plan.name}: left out: {error}")
         if len(unfit) == len(plans):
             raise unfit[0]
+        compared: dict[int, NullPlan] = {}
+        null_units: list[NullUnit] = []
+        if request is not None:
+            for plan in fitting:
+                one = NullPlan(plan.index, plan.reader, plan.name, request, force=force)
+                null_units += one.units(select_steps(select_steps(plan.reader.steps, steps), null_steps), layers)
+                compared[plan.index] = one
+        total = len(units) + len(null_units)
         for plan in plans:
             plan.settle()
         for done, (unit, values, message) in enumerate(run_units(units, jobs=jobs, scheduler=scheduler), start=1):
             plans[unit.run].take(unit, values, message)
             if progress is not None:
-                progress(done, len(units))
+                progress(done, total)
+        taken = run_null_units(null_units, jobs=jobs, scheduler=scheduler)
+        for done, (null_unit, drawn) in enumerate(taken, len(units) + 1):
+            compared[null_unit.run].take(null_unit, drawn)
+            if progress is not None:
+                progress(done, total)
     finally:
         for plan in plans:
             plan.close()
     rows = [row for plan in plans for row in plan.sorted_rows()]
     frame = layer_frame(rows, names)
+    found = [row for one in compared.values() for row in one.rows()]
+    nulls = null_frame(found + [row for plan in fitting for row in kept_rows(plan.reader, plan.name, layers)])
     computed = sum(plan.computed for plan in plans)
+    failures += [failure for one in compared.values() for failure in one.failures]
     failures += [failure for plan in plans for failure in plan.failures]
     return Analysis(
         layers=frame,
         network=network_frame(frame, {p.name: p.reader for p in plans}, failures, average=average),
         failures=tuple(failures),
-        warnings=tuple(warnings + [w for p in plans for w in p.warnings]),
+        warnings=tuple(
+            warnings + [w for p in plans for w in p.warnings] + [w for one in compared.values() for w in one.warnings]
+        ),
         timing={"seconds": time.perf_counter() - started, "computed": computed, "reused": len(rows) - computed},
         directories=tuple(plan.directory for plan in plans),
         settings={**settings, "version": __version__, "hash": settings_hash(settings)},
+        nulls=nulls,
     )
 
 
@@ -356,7 +404,8 @@ def write_tables(analysis: Analysis, directory: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        ``layers.csv``, ``layers.parquet``, ``network.csv`` and ``summary.json``.
+        ``layers.csv``, ``layers.parquet``, ``network.csv`` and ``summary.json``; ``nulls.csv`` and ``nulls.parquet``
+        where there are comparisons.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / name for name in ("layers.csv", "layers.parquet", "network.csv", "summary.json")]
@@ -373,4 +422,8 @@ def write_tables(analysis: Analysis, directory: Path) -> list[Path]:
         "timing": dict(analysis.timing),
     }
     write_atomically(paths[3], (json.dumps(summary, indent=1) + "\n").encode(), sync=False)
+    if len(analysis.nulls):
+        paths += [directory / "nulls.csv", directory / "nulls.parquet"]
+        write_atomically(paths[4], analysis.nulls.to_csv(index=False).encode(), sync=False)
+        write_atomically(paths[5], analysis.nulls.to_parquet(index=False), sync=False)
     return paths

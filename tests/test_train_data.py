@@ -193,6 +193,9 @@ def test_a_crop_is_a_window_of_the_padded_image():
     assert len(offsets) > 15
     assert torch.equal(crop(images, np.random.default_rng(0), padding=0), images)
     assert crop(images.to(torch.uint8), np.random.default_rng(0), padding=1).dtype == torch.uint8
+    for channels in (1, 3):  # laid out as any batch, also where one channel leaves the stride open
+        batch = torch.zeros(4, channels, 8, 8)
+        assert crop(batch, np.random.default_rng(0), padding=1).stride() == batch.stride()
     assert cropped.is_contiguous()  # as its model's weights are
 
 

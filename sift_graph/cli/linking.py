@@ -105,6 +105,7 @@ def report(
         versions=environment()["versions"],
         warnings=[*analysis.warnings, *failed],
         settings=dict(analysis.settings),
+        nulls=analysis.nulls,
     )
     typer.echo(str(path))
     finish(analysis)

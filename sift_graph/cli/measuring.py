@@ -59,6 +59,39 @@ SchedulerOption = Annotated[
     str | None,
     typer.Option("--scheduler", help="Address of a running Dask cluster to work on.", rich_help_panel="Compute"),
 ]
+NullOption = Annotated[
+    str | None,
+    typer.Option(
+        "--null",
+        help="Compare with random masks: er (same edges), degree (same degrees), nm (same N:M pattern).",
+        rich_help_panel="Null model",
+    ),
+]
+SamplesOption = Annotated[
+    int, typer.Option("--samples", min=2, help="Random masks to draw of each.", rich_help_panel="Null model")
+]
+NullMetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--null-metrics",
+        help="What is compared, commas between. Default: sigma_1, sigma_2 and the Ramanujan gap.",
+        rich_help_panel="Null model",
+    ),
+]
+NullStepsOption = Annotated[
+    str, typer.Option("--null-steps", help="Which snapshots are compared, as --steps.", rich_help_panel="Null model")
+]
+NullSeedOption = Annotated[
+    int, typer.Option("--null-seed", min=0, help="Seed of the random masks.", rich_help_panel="Null model")
+]
+NullPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        help="N:M of --null nm, for instance 2:4. Default: found in each mask.",
+        rich_help_panel="Null model",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Compute again what was kept.", rich_help_panel="Compute")]
 
 
@@ -72,6 +105,7 @@ def run_analysis(
     jobs: int = 1,
     scheduler: str | None = None,
     force: bool = False,
+    **null_options: Any,
 ) -> Analysis:
     """Analyze with a progress bar, and write the tables beside each run and, for several, beside them all."""
     from dataclasses import replace
@@ -89,6 +123,7 @@ def run_analysis(
             scheduler=scheduler,
             force=force,
             progress=progress,
+            **null_options,
         )
     partial = layers is not None or steps not in (None, "all")
     if partial:  # the kept tables are those of the whole run
@@ -100,6 +135,7 @@ def run_analysis(
             layers=analysis.layers[analysis.layers["run"] == name],
             network=analysis.network[analysis.network["run"] == name],
             failures=tuple(f for f in analysis.failures if f.run == name),
+            nulls=analysis.nulls[analysis.nulls["run"] == name],
         )
         write_tables(part, directory)
     if len(analysis.directories) != 1:
@@ -134,12 +170,19 @@ def analyze(
     jobs: JobsOption = 1,
     scheduler: SchedulerOption = None,
     force: ForceOption = False,
+    null: NullOption = None,
+    samples: SamplesOption = 100,
+    null_metrics: NullMetricsOption = None,
+    null_steps: NullStepsOption = "last",
+    null_seed: NullSeedOption = 0,
+    pattern: NullPatternOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure each mask recorded in RUN_DIR: one row per layer and step.
 
     Prints the last snapshot, with the trend over training; writes layers.csv, layers.parquet, network.csv,
-    summary.json and figures to RUN_DIR/analysis. Run again, it computes only what is missing.
+    summary.json and figures to RUN_DIR/analysis, and nulls.csv and nulls.parquet with --null. Run again, it computes
+    only what is missing.
     """
     analysis = run_analysis(
         run_dir,
@@ -150,6 +193,12 @@ def analyze(
         jobs=jobs,
         scheduler=scheduler,
         force=force,
+        null=null,
+        n_null=samples,
+        null_metrics=null_metrics,
+        null_steps=null_steps,
+        null_seed=null_seed,
+        null_pattern=pattern,
     )
     if as_json:
         failed = [str(failure) for failure in analysis.failures]
@@ -157,6 +206,7 @@ def analyze(
             {
                 "schema": "sift-graph/analyze/1",
                 "rows": records(analysis.layers),
+                **({"nulls": records(analysis.nulls[analysis.nulls["null"] == null])} if null else {}),
                 "warnings": [*analysis.warnings, *failed],
                 "timing": dict(analysis.timing),
             }
@@ -164,7 +214,8 @@ def analyze(
         finish(analysis)
         return
     several = analysis.layers["run"].nunique() > 1
-    print_runs(analysis) if several else print_layers(analysis.layers)
+    asked = analysis.nulls[analysis.nulls["null"] == null]
+    print_runs(analysis, asked) if several else print_layers(analysis.layers, asked)
     if layers is None and steps == "all":
         from sift_graph.report import write_figures
 
@@ -222,8 +273,8 @@ def metrics(
             print_table(columns, lines, title=f"{title} ({group})")
 
 
-def print_layers(frame: pd.DataFrame) -> None:
-    """Print one run: a row per layer of its last snapshot."""
+def print_layers(frame: pd.DataFrame, nulls: pd.DataFrame) -> None:
+    """Print one run: a row per layer of its last snapshot, with the z-score of its gap where there are null models."""
     if frame.empty:
         return
     columns = [
@@ -235,6 +286,8 @@ def print_layers(frame: pd.DataFrame) -> None:
         Column("bound", rank=8),
         Column("gap/bound"),
         Column("- random", rank=3),
+        Column("z"),
+        Column("p"),
         Column("within", "left"),
         Column("IMDB/bound", rank=6),
         Column("coverage", rank=10),
@@ -243,6 +296,8 @@ def print_layers(frame: pd.DataFrame) -> None:
         Column("note", "left", rank=8),
     ]
     last = frame[frame["step"] == frame["step"].max()]
+    compared = gap_scores(nulls, int(last["step"].iloc[0]))
+    columns = [c for c in columns if compared or c.heading not in ("z", "p")]
     rows = []
     for row in last.to_dict("records"):
         history = frame.loc[
@@ -260,22 +315,43 @@ def print_layers(frame: pd.DataFrame) -> None:
                 number(get("bound")),
                 number(get("ramanujan_gap_norm")),
                 signed(get("excess_gap")),
+                *scores_of(compared, str(row["layer"])),
                 str(get("is_ramanujan") or "–"),
                 number(get("imdb_norm")),
                 percent(get("edge_coverage")),
                 number(get("weighted_spectral_gap")),
                 sparkline(trend),
-                str(get("note") or ""),
+                ",".join(filter(None, [get("note"), compared.get(str(row["layer"]), {}).get("note")])),
             ]
         )
     about = " · ".join(str(last[c].iloc[0]) for c in ("family", "method", "sparsity") if last[c].iloc[0] is not None)
     step = int(last["step"].iloc[0])
-    print_table(
-        columns, rows, title=f"{last['run'].iloc[0]}   {about}   step {step}; gap/bound and its trend over training"
-    )
+    title = f"{last['run'].iloc[0]}   {about}   step {step}; gap/bound and its trend over training"
+    if compared:
+        one = next(iter(compared.values()))
+        title += f"; z and p of the gap among {one['n']} random masks ({one['null']})"
+    print_table(columns, rows, title=title)
 
 
-def print_runs(analysis: Analysis) -> None:
+def gap_scores(nulls: pd.DataFrame, step: int) -> dict[str, dict[str, Any]]:
+    """Comparisons of the Ramanujan gap at a step, by layer; of the first metric compared where the gap was not."""
+    part = nulls[nulls["step"] == step]
+    names = list(dict.fromkeys(part["metric"]))
+    if not names:
+        return {}
+    gap = next((name for name in ("ramanujan_gap", "ramanujan_gap_norm") if name in names), names[0])
+    return {str(row["layer"]): row for row in records(part[part["metric"] == gap])}
+
+
+def scores_of(compared: dict[str, dict[str, Any]], layer: str) -> list[str]:
+    """Format z and p of a layer; nothing where there is no null model at all."""
+    if not compared:
+        return []
+    row = compared.get(layer, {})
+    return [signed(row.get("z")), number(row.get("p"))]
+
+
+def print_runs(analysis: Analysis, nulls: pd.DataFrame) -> None:
     """Print several runs: a row per run, means over the layers of its last snapshot."""
     network = analysis.network
     columns = [
@@ -287,6 +363,7 @@ def print_runs(analysis: Analysis) -> None:
         Column("density", rank=4),
         Column("gap/bound"),
         Column("- random", rank=3),
+        *([Column("z")] if len(nulls) else []),
         Column("IMDB/bound", rank=6),
         Column("|W| gap", rank=11),
         Column("ITOP", rank=9),
@@ -308,6 +385,7 @@ def print_runs(analysis: Analysis) -> None:
                 number(row["density"]),
                 number(row.get("ramanujan_gap_norm")),
                 signed(row.get("excess_gap")),
+                *([mean_z(nulls, str(run), int(row["step"]))] if len(nulls) else []),
                 number(row.get("imdb_norm")),
                 number(row.get("weighted_spectral_gap")),
                 number(row.get("itop_rate")),
@@ -320,6 +398,12 @@ def print_runs(analysis: Analysis) -> None:
         rows,
         title=f"{len(rows)} runs, means over the layers of each run's last snapshot; trend of gap/bound over training",
     )
+
+
+def mean_z(nulls: pd.DataFrame, run: str, step: int) -> str:
+    """Format the mean over layers of the z-score of the gap."""
+    found = [row["z"] for row in gap_scores(nulls[nulls["run"] == run], step).values() if row["z"] is not None]
+    return signed(sum(found) / len(found)) if found else "–"
 
 
 def signed(value: Any) -> str:

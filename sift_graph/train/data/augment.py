@@ -69,9 +69,11 @@ def crop(images: torch.Tensor, generator: np.random.Generator, *, padding: int) 
     rows = tops[:, None] + torch.arange(height, device=images.device)
     columns = lefts[:, None] + torch.arange(width, device=images.device)
     chosen = torch.arange(count, device=images.device)[:, None, None]
-    # Indices around a slice put the channels last. Left so in memory, they give gradients laid out unlike weights, of
-    # which DistributedDataParallel warns, and which crashed it on a CPU.
-    return padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    # Indices around a slice put the channels last. A convolution keeps such a layout, warns of it under
+    # DistributedDataParallel, and on processors without AVX-512 oneDNN then writes beyond its memory (torch 2.13,
+    # kernel 1, stride 2). One channel counts as contiguous with any stride, so contiguous() would not do.
+    cropped = padded[chosen, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return cropped.clone(memory_format=torch.contiguous_format)
 
 
 def flip(images: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
