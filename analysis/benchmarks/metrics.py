@@ -28,7 +28,7 @@ def snapshot(sparsity: float) -> list[BipartiteGraph]:
 
 
 def measured(layers: list[BipartiteGraph], names: list[str]) -> float:
-    """Processor seconds for these metrics of all layers, nothing known beforehand: one thread, whoever else is there."""
+    """Processor seconds for these metrics of all layers on one thread, nothing known beforehand."""
     begin = time.process_time()
     for graph in layers:
         measure_layer(wl.fresh(graph), names)
