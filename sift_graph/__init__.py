@@ -52,6 +52,7 @@ _MODULES = (
     "graph",
     "ift",
     "masks",
+    "metrics",
     "nulls",
     "plots",
     "report",

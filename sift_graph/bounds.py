@@ -6,13 +6,17 @@ Degrees are means over vertices that have an edge: for an irregular graph a conv
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 __all__ = [
+    "RandomWeights",
     "biregular_bound",
     "one_degree_bound",
     "random_gap_norm",
     "random_sigma_1",
     "random_sigma_2",
+    "random_weights",
+    "sparse_wide_gap_norm",
     "spectral_bound",
     "trace_bound",
 ]
@@ -208,3 +212,77 @@ def random_gap_norm(density: float) -> float:
     0.5
     """
     return 1 - math.sqrt(1 - density) if 0 <= density <= 1 else math.nan
+
+
+def sparse_wide_gap_norm(sparsity: float) -> float:
+    r"""Normalised Ramanujan gap expected of a random Sparse Wide layer, :math:`1 - \sqrt{s}`.
+
+    Its density is ``1 - s``, so this is :func:`random_gap_norm` by the name of the sparsity: the gap falls as the
+    layers grow wider and sparser, whatever the accuracy does.
+
+    Parameters
+    ----------
+    sparsity : float
+        s, in [0, 1].
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> round(sparse_wide_gap_norm(0.9), 4)
+    0.0513
+    """
+    return random_gap_norm(1 - sparsity)
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """Expected singular values of absolute Gaussian weights on a random mask.
+
+    Attributes
+    ----------
+    sigma_1, sigma_2 : float
+        The outlier that the mean weight makes, and the edge of the bulk.
+    separation : float
+        The mean's strength over what it takes to leave the bulk; only above 1 is `sigma_1` an outlier.
+    """
+
+    sigma_1: float
+    sigma_2: float
+    separation: float
+
+
+def random_weights(density: float, n_left: int, n_right: int, scale: float) -> RandomWeights:
+    r"""Singular values expected of ``|g| scale`` on a uniformly random mask, g standard normal.
+
+    The entries have mean :math:`\mu = p s \sqrt{2/\pi}` and variance :math:`v = p s^2 (1 - 2p/\pi)`.
+
+    Parameters
+    ----------
+    density : float
+        p, in (0, 1].
+    n_left, n_right : int
+    scale : float
+        s, the root mean square of the weights that are kept.
+
+    Returns
+    -------
+    RandomWeights
+
+    References
+    ----------
+    .. [1] J. Baik, G. Ben Arous, S. Peche, Ann. Probab. 33 (2005) 1643-1697 (where an outlier separates).
+
+    Examples
+    --------
+    >>> found = random_weights(0.1, 1152, 128, (2 / 1152) ** 0.5)
+    >>> round(found.sigma_1 - found.sigma_2, 2)
+    0.78
+    """
+    t = density * scale * math.sqrt(2 / math.pi) * math.sqrt(n_left * n_right)
+    v = density * scale**2 * (1 - 2 * density / math.pi)
+    sigma_1 = math.sqrt((t * t + v * n_left) * (t * t + v * n_right)) / t
+    sigma_2 = math.sqrt(v) * (math.sqrt(n_left) + math.sqrt(n_right))
+    return RandomWeights(sigma_1, sigma_2, t / (math.sqrt(v) * (n_left * n_right) ** 0.25))

@@ -123,8 +123,9 @@ def write_report(
         "warnings": [_short(clean(text), 1000) for text in warnings[:MAX_WARNINGS]],
         "more_warnings": max(0, len(warnings) - MAX_WARNINGS),
         "catalogue": [
-            *((m.name, m.formula, m.values, m.undefined, m.source) for m in METRICS.values()),
-            *((name, formula, values, "", "mask dynamics") for name, (formula, values) in DYNAMICS.items()),
+            (m.name, m.formula, m.values, m.undefined, m.source)
+            for m in (*METRICS.values(), *DYNAMICS.values())
+            if m.name in layers
         ],
         "command": _short(clean(shlex.join(argv)), 2000) if argv else "",
         "versions": sorted({"sift-graph": __version__, **(versions or {})}.items()),

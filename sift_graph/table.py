@@ -5,30 +5,34 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from sift_graph._version import __version__
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
-from sift_graph.metrics import DYNAMICS, METRICS, select
+from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, find_metric, select
+from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angular_distance, distance
 from sift_graph.null_table import NullPlan, NullUnit, kept_rows, null_frame, run_null_units
 from sift_graph.nulls import Request, read_pattern, select_compared
 from sift_graph.store import RunReader, find_runs, write_atomically
-from sift_graph.work import METRICS_NAN, RUN_COLUMNS, Failure, Plan, Unit, run_units, select_steps, settings_hash
+from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, select_steps, settings_hash
 
-__all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "write_tables"]
+__all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "velocities", "write_tables"]
 
-COLUMNS: tuple[str, ...] = (*RUN_COLUMNS, "step", "epoch", "layer", "depth", *METRICS, *DYNAMICS, "source", "note")
-"""Columns of the layer frame, in order; fewer where fewer metrics were asked for."""
+KEYS = (*RUN_COLUMNS, "step", "epoch", "layer", "depth")
+COLUMNS: tuple[str, ...] = (*KEYS, *CORE, *CORE_DYNAMICS, "source", "note")
+"""Columns of the layer frame, in order, where nothing is asked for; others come after those of their registry."""
 
 REVISION = 1  # of the definitions: raise it when a metric's value changes, and kept rows are computed again
 
 Progress = Callable[[int, int], None]
+Average = Literal["sparse", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,7 @@ def analyze_runs(
     layers: str | None = None,
     steps: str | Iterable[int] | None = None,
     metrics: str | Iterable[str] | None = None,
+    average: Average = "sparse",
     jobs: int = 1,
     scheduler: str | None = None,
     force: bool = False,
@@ -92,7 +97,9 @@ def analyze_runs(
     steps : str or iterable of int, optional
         As :func:`select_steps`; all by default. Mask dynamics are those of the whole recorded history in any case.
     metrics : str or iterable of str, optional
-        Names from ``METRICS``; all by default.
+        ``"core"`` (the default), ``"all"``, or names and groups as :func:`sift_graph.metrics.select` takes them.
+    average : {"sparse", "all"}
+        Which layers a network's means are over, see :func:`network_frame`.
     jobs : int
         Worker processes, of one thread each.
     scheduler : str, optional
@@ -130,11 +137,15 @@ def analyze_runs(
     if jobs < 1:
         raise UsageError(f"expected 1 or more jobs, found {jobs}")
     names = select(metrics)
+    if average not in ("sparse", "all"):
+        raise UsageError(f"expected means over 'sparse' or 'all' layers, found {average!r}")
     told = None if null_pattern is None else read_pattern(null_pattern)
     request = (
         None if null is None else Request(null, select_compared(null_metrics), n_null, seed=null_seed, pattern=told)
     )
     settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": "kernel", "certify": "gap"}
+    if added := definitions(names):
+        settings["added"] = added
     runs = find_runs(root)
     plans: list[Plan] = []
     failures: list[Failure] = []
@@ -196,7 +207,7 @@ def analyze_runs(
     failures += [failure for plan in plans for failure in plan.failures]
     return Analysis(
         layers=frame,
-        network=network_frame(frame, {p.name: p.reader for p in plans}, failures),
+        network=network_frame(frame, {p.name: p.reader for p in plans}, failures, average=average),
         failures=tuple(failures),
         warnings=tuple(
             warnings + [w for p in plans for w in p.warnings] + [w for one in compared.values() for w in one.warnings]
@@ -210,20 +221,37 @@ def analyze_runs(
 
 def layer_frame(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pd.DataFrame:
     """Rows to a frame with the columns of the schema in their order; layers as an ordered category."""
-    columns = [c for c in COLUMNS if c not in METRICS or c in names]
+    of_layer, of_change = ([n for n in names if n in registry] for registry in (METRICS, DYNAMICS))
+    columns = [*KEYS, *of_layer, *CORE_DYNAMICS, *of_change, "source", "note"]
     frame = pd.DataFrame(rows, columns=columns)
     order: dict[str, int] = {}
     for row in rows:
         order.setdefault(row["layer"], row["depth"])
     frame["layer"] = pd.Categorical(frame["layer"], sorted(order, key=lambda n: order[n]), ordered=True)
     for column in frame.columns:
-        if METRICS_NAN.get(column) or column in ("sparsity", "epoch"):
+        if is_number(column) or column in ("sparsity", "epoch"):
             frame[column] = pd.to_numeric(frame[column])
     return frame
 
 
+def definitions(names: Sequence[str]) -> dict[str, str]:
+    """Name the definitions of metrics that are not this package's, so that a changed one is computed again."""
+    found = {}
+    for name in names:
+        metric = find_metric(name)
+        if metric is not None and metric.origin != "sift_graph":
+            code = getattr(metric.compute, "__code__", None)
+            body = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(metric.compute)
+            found[name] = settings_hash({"origin": metric.origin, "body": re.sub(r"0x[0-9a-f]+", "", body)})
+    return found
+
+
 def network_frame(
-    layers: pd.DataFrame, readers: Mapping[str, RunReader], failures: Sequence[Failure] = ()
+    layers: pd.DataFrame,
+    readers: Mapping[str, RunReader],
+    failures: Sequence[Failure] = (),
+    *,
+    average: Average = "sparse",
 ) -> pd.DataFrame:
     """Whole-network values: one row per (run, step).
 
@@ -234,19 +262,27 @@ def network_frame(
     readers : mapping of str to RunReader
         By run name; their metrics are joined.
     failures : sequence of Failure
+    average : {"sparse", "all"}
+        Which layers the means are over: those that are sparse in any snapshot of their run, or all. A dense layer has
+        a normalised gap of exactly 1, and a raw one as large as its bound, which would dominate. A run without a
+        sparse layer is averaged over all.
 
     Returns
     -------
     DataFrame
-        ``n_layers``, ``n_failed``; ``density`` (edges over entries of all its layers), ``mean_density`` (mean over
-        layers); the mean of each metric over the layers where it is defined, and beside it the share of layers where
-        it is, ``<metric>_coverage``; ``ramanujan_share`` of the layers with a proven verdict; the training metrics
-        recorded last at or before the step, and ``final_<name>``, the last of the whole run.
+        ``n_layers``, ``n_averaged``, ``n_failed``; ``density`` (edges over entries of all its layers),
+        ``mean_density`` (mean over the averaged layers); the mean of each metric over the averaged layers where it is
+        defined, and beside it the share of them where it is, ``<metric>_coverage``; ``ramanujan_share`` of the layers
+        with a proven verdict, and ``ramanujan_share_vita``, which counts undefined layers as not Ramanujan; where the
+        full-spectrum coordinate was measured, its distances from the first snapshot (``fs_distance_first`` is the mean
+        over layers, ``_stacked`` the norm of all, ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the
+        layers of one weighted metric); the training metrics recorded last at or before the step, and
+        ``final_<name>``, the last of the whole run.
     """
-    averaged = [
-        c for c in (*METRICS, *DYNAMICS) if c in layers and METRICS_NAN.get(c) and c not in ("density", "edges")
-    ]
-    averaged = [c for c in averaged if not c.startswith("n_") or c == "n_subgraphs"]
+    averaged = [c for c in (*METRICS, *DYNAMICS) if c in layers and is_number(c) and c not in ("density", "edges")]
+    averaged = [c for c in averaged if not c.startswith("n_") or c.startswith(("n_subgraphs", "n_components"))]
+    anchors: dict[str, pd.DataFrame] = {}
+    sparse = sparse_layers(layers) if average == "sparse" else {}
     keys = [*RUN_COLUMNS, "step", "epoch"]
     groups = layers.groupby(["run", "step"], sort=False)
     histories = {run: training_history(reader) for run, reader in readers.items()}
@@ -254,9 +290,13 @@ def network_frame(
     for (run, step), part in groups:
         row: dict[str, Any] = {key: part[key].iloc[0] for key in keys}
         row["n_layers"] = len(part)
+        whole, kept = part, sparse.get(str(run), set())
+        if kept:
+            part = part[part["layer"].isin(kept)]
+        row["n_averaged"] = len(part)
         row["n_failed"] = sum(f.run == run and f.step == step for f in failures)
-        entries = (part["edges"] / part["density"]).where(part["density"] > 0, part["n_left"] * part["n_right"])
-        row["density"] = part["edges"].sum() / entries.sum()
+        entries = (whole["edges"] / whole["density"]).where(whole["density"] > 0, whole["n_left"] * whole["n_right"])
+        row["density"] = whole["edges"].sum() / entries.sum()
         row["mean_density"] = part["density"].mean()
         for name in averaged:
             row[name] = part[name].mean()
@@ -266,9 +306,67 @@ def network_frame(
             row["ramanujan_share"] = (
                 (part["is_ramanujan"] == "yes").sum() / decided.sum() if decided.any() else math.nan
             )
+            row["ramanujan_share_vita"] = (part["is_ramanujan"] == "yes").mean()
+        if set(COORDINATE) <= set(part):
+            row |= distances(part, anchors.setdefault(str(run), part))
         row |= training_columns(histories[str(run)], int(row["step"]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def velocities(layers: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """How much each metric moved since the previous recorded step of its layer.
+
+    Parameters
+    ----------
+    layers : DataFrame
+        The layer frame.
+    columns : sequence of str, optional
+        Metrics; all columns of numbers by default.
+
+    Returns
+    -------
+    DataFrame
+        ``run``, ``step``, ``layer``, and the absolute change of each metric; NaN at the first step of a layer and where
+        either value is undefined.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"run": "a", "step": [0, 10], "layer": "fc", "sigma_2": [3.0, 2.5]})
+    >>> velocities(frame, ["sigma_2"])["sigma_2"].tolist()
+    [nan, 0.5]
+    """
+    wanted = [c for c in layers if is_number(str(c))] if columns is None else list(columns)
+    ordered = layers.sort_values(["run", "step"], kind="stable")
+    moved = ordered.groupby(["run", "layer"], observed=True, sort=False)[wanted].diff().abs()
+    return ordered[["run", "step", "layer"]].join(moved).loc[layers.index]
+
+
+def sparse_layers(layers: pd.DataFrame) -> dict[str, set[str]]:
+    """Layers of each run that are not dense in every snapshot."""
+    found: dict[str, set[str]] = {}
+    below = layers[layers["density"] < 1]
+    for run, name in zip(below["run"], below["layer"], strict=True):
+        found.setdefault(str(run), set()).add(str(name))
+    return found
+
+
+def distances(part: pd.DataFrame, anchor: pd.DataFrame) -> dict[str, float]:
+    """Distances of a network's full-spectrum coordinate from its first snapshot, each by its own name."""
+    both = part[["layer", *COORDINATE]].merge(anchor[["layer", *COORDINATE]], on="layer", suffixes=("", "_anchor"))
+    now, then = both[list(COORDINATE)].to_numpy(float), both[[f"{c}_anchor" for c in COORDINATE]].to_numpy(float)
+    each = distance(now, then)
+    each = each[~pd.isna(each)]
+    found = {
+        "fs_distance_first": float(each.mean()) if each.size else math.nan,
+        "fs_distance_first_stacked": math.sqrt(float((each**2).sum())) if each.size else math.nan,
+    }
+    for column in ("weighted_spectral_gap", "imsg"):
+        i = COORDINATE.index(column)
+        defined = not pd.isna(now[:, i]).all()
+        found[f"fs_anchor_distance_{column}"] = anchor_distance(now[:, i], then[:, i]) if defined else math.nan
+        found[f"fs_angular_distance_{column}"] = angular_distance(now[:, i], then[:, i])
+    return found
 
 
 def training_history(reader: RunReader) -> dict[str, list[tuple[float, float]]]:

@@ -24,17 +24,25 @@ from threadpoolctl import threadpool_limits
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, SiftGraphError, UsageError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import match_layers
-from sift_graph.metrics import DYNAMICS, METRICS, History, measure_layer
+from sift_graph.metrics import (
+    CORE_DYNAMICS,
+    DYNAMICS,
+    METRICS,
+    History,
+    Metric,
+    estimate_cost,
+    find_metric,
+    measure_layer,
+)
 from sift_graph.parallel import unordered
-from sift_graph.spectrum import estimate_seconds
 from sift_graph.store import RunReader
 
 __all__ = [
-    "METRICS_NAN",
     "RUN_COLUMNS",
     "Failure",
     "Plan",
     "Unit",
+    "is_number",
     "measure_unit",
     "run_units",
     "select_steps",
@@ -45,8 +53,12 @@ logger = logging.getLogger(__name__)
 
 RUN_COLUMNS = ("run", "family", "method", "sparsity", "seed")
 INLINE_SECONDS = 2.0  # less work than this is not worth starting processes for
-METRICS_NAN = {name: isinstance(m.missing, float) for name, m in METRICS.items()} | dict.fromkeys(DYNAMICS, True)
-"""Whether a column's undefined value is NaN (else None)."""
+
+
+def is_number(column: str) -> bool:
+    """Whether a metric's undefined value is NaN, and not None as in a column of words."""
+    metric = find_metric(column)
+    return metric is not None and isinstance(metric.missing, float)
 
 
 @dataclass(frozen=True)
@@ -134,11 +146,13 @@ class Unit:
     needs: str
     names: tuple[str, ...]
     key: str
+    added: tuple[Metric, ...] = ()  # metrics of other packages and of notebooks, which a worker may not know
 
     @property
     def cost(self) -> float:
         """Estimated seconds."""
-        return estimate_seconds(*sides(self.entry), self.entry["nnz"])
+        metrics = [metric for name in self.names if (metric := METRICS.get(name)) is not None]
+        return estimate_cost(metrics, *sides(self.entry), self.entry["nnz"])
 
 
 def sides(entry: Mapping[str, Any]) -> tuple[int, int]:
@@ -151,6 +165,8 @@ def sides(entry: Mapping[str, Any]) -> tuple[int, int]:
 def measure_unit(unit: Unit) -> tuple[Unit, dict[str, Any] | None, str]:
     """Measure one unit in whatever process this is; a failure is returned, not raised, so that the rest goes on."""
     try:
+        for metric in unit.added:
+            METRICS.setdefault(metric.name, metric)
         with threadpool_limits(1):
             mask = RunReader(unit.run_dir).load_entry(unit.step, unit.entry, weights=unit.needs == "weight")
             graph = BipartiteGraph.from_mask(mask)
@@ -171,7 +187,10 @@ class Plan:
     """One run's part of an analysis: what is kept, what is missing, and the rows as they come in."""
 
     def __init__(self, index: int, run_dir: Path, name: str, settings: Mapping[str, Any], *, force: bool) -> None:
-        self.index, self.name, self.names = index, name, list(settings["metrics"])
+        self.index, self.name = index, name
+        self.names = [n for n in settings["metrics"] if n in METRICS]
+        self.dynamics = (*CORE_DYNAMICS, *(n for n in settings["metrics"] if n in DYNAMICS))
+        self.with_signs = any(DYNAMICS[n].needs == "weight" for n in self.dynamics)
         self.reader = RunReader(run_dir)
         if not self.reader.steps:
             raise RunDirectoryError(f"{run_dir}: the run has no snapshot yet; train it, or record one")
@@ -198,9 +217,7 @@ class Plan:
             for line in file:
                 try:
                     row = json.loads(line)
-                    values = {
-                        k: math.nan if v is None and METRICS_NAN.get(k, False) else v for k, v in row["values"].items()
-                    }
+                    values = {k: math.nan if v is None and is_number(k) else v for k, v in row["values"].items()}
                     row["values"] = values
                     self.kept[row["step"], row["layer"]] = row
                     self.by_mask.setdefault(row["mask"], {k: values[k] for k in (*mask_names(self.names), "mask_note")})
@@ -229,7 +246,10 @@ class Plan:
                 name = entry["name"]
                 if selected is not None and name not in selected:
                     continue
-                chains[name] = xxhash.xxh3_64_hexdigest(f"{chains.get(name, '')}|{entry['xxh3']}".encode())
+                link = f"{chains.get(name, '')}|{entry['xxh3']}"
+                if self.with_signs:
+                    link += f"|{entry.get('weight_xxh3')}"
+                chains[name] = xxhash.xxh3_64_hexdigest(link.encode())
                 key = f"{mask_key(entry)}/{entry.get('weight_xxh3')}/{chains[name]}"
                 pending.append((step, {**entry, "depth": depth, "epoch": header["epoch"]}, key))
         fresh = {
@@ -246,8 +266,8 @@ class Plan:
                     self.rows[at] = self._row(step, entry, self.kept[at]["values"])
                 continue
             try:
-                dynamics = histories.setdefault(name, History()).update(
-                    self.reader.load_entry(step, entry, weights=False)
+                dynamics = histories.setdefault(name, History(self.dynamics)).noted_update(
+                    self.reader.load_entry(step, entry, weights=self.with_signs)
                 )
             except DamagedStoreError as error:
                 self.failures.append(Failure(self.name, step, name, str(error)))
@@ -260,15 +280,18 @@ class Plan:
             self.waiting[at] = {"entry": entry, "key": key, "mask": mask_key(entry), "dynamics": dynamics}
             self.parts[at] = {}
             self.of_mask.setdefault(mask_key(entry), []).append(at)
-            weight_names = tuple(n for n in self.names if METRICS[n].needs == "weight")
+            weight_names = tuple(n for n in self.names if METRICS[n].needs != "mask")
             if weight_names:
-                yield Unit(self.index, self.reader.run_dir, step, entry, "weight", weight_names, key)
+                yield self._unit(step, entry, "weight", weight_names, key)
             else:
                 self.parts[at]["weight"] = {"note": ""}
             if mask_key(entry) not in asked_masks and mask_key(entry) not in self.by_mask:
                 asked_masks.add(mask_key(entry))
-                names_of_mask = tuple(n for n in self.names if METRICS[n].needs == "mask")
-                yield Unit(self.index, self.reader.run_dir, step, entry, "mask", names_of_mask, mask_key(entry))
+                yield self._unit(step, entry, "mask", tuple(mask_names(self.names)), mask_key(entry))
+
+    def _unit(self, step: int, entry: Mapping[str, Any], needs: str, names: tuple[str, ...], key: str) -> Unit:
+        added = tuple(METRICS[n] for n in names if METRICS[n].origin != "sift_graph")
+        return Unit(self.index, self.reader.run_dir, step, entry, needs, names, key, added)
 
     def settle(self) -> None:
         """Finish the rows whose mask was measured in an earlier call."""
@@ -297,7 +320,8 @@ class Plan:
         if waiting is None or "weight" not in self.parts[at] or waiting["mask"] not in self.by_mask:
             return
         mask, weight = self.by_mask[waiting["mask"]], self.parts[at]["weight"]
-        notes = dict.fromkeys(n for part in (mask["mask_note"], weight["note"]) for n in part.split(",") if n)
+        parts = mask["mask_note"], weight["note"], waiting["dynamics"]["note"]
+        notes = dict.fromkeys(n for part in parts for n in part.split(",") if n)
         values = {
             **mask,
             **{k: v for k, v in weight.items() if k != "note"},
@@ -313,7 +337,7 @@ class Plan:
         about = self.reader.about
         row: dict[str, Any] = {"run": self.name, **{name: about.get(name) for name in RUN_COLUMNS[1:]}}
         row |= {"step": step, "epoch": entry["epoch"], "layer": entry["name"], "depth": entry["depth"]}
-        row |= {name: values[name] for name in (*self.names, *DYNAMICS)}
+        row |= {name: values[name] for name in (*self.names, *self.dynamics)}
         return row | {"source": entry["source"], "note": values["note"]}
 
     def _keep(self, row: dict[str, Any]) -> None:

@@ -65,3 +65,15 @@ def test_the_commands_of_the_readme_exist(root):
 def test_the_catalogue_page_is_printed_from_the_registry(root):
     assert "{metric-catalogue}" in (root / "docs/metrics.md").read_text()
     assert {"ramanujan_gap", "imdb", "imsg", "weighted_spectral_gap"} <= set(METRICS)
+
+
+def test_the_metric_of_the_how_to_works_and_fits_its_page(root, capsys):
+    code, *_ = blocks(root / "docs/write-a-metric.md", "python")
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 15
+    try:
+        exec(code, {})
+        assert float(capsys.readouterr().out) == pytest.approx(3 / 2 - 1)  # degrees 3, 2, 1: the mean is 2
+        assert METRICS["hub_excess"].origin == "user"
+    finally:
+        METRICS.pop("hub_excess", None)

@@ -1,30 +1,16 @@
-"""The catalogue: golden values, closed forms, laws that every metric obeys, and what is undefined."""
+"""The core: golden values, closed forms, and what is undefined."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import sift_graph
 from sift_graph.errors import MaskError, SpectrumError, UsageError
 from sift_graph.masks import LayerMask
-from sift_graph.metrics import DYNAMICS, METRICS, History, select
-from sift_graph.metrics.base import is_missing
+from sift_graph.metrics import CORE, CORE_DYNAMICS, History, is_missing, select
 from sift_graph.spectrum import Spectrum
 from tests.closed_forms import CLOSED_FORMS, golden_mask
-
-LEFT_RIGHT = {  # how a metric's name changes when the sides are exchanged; the iterative ones are one-sided
-    "n_left": "n_right",
-    "n_right": "n_left",
-    "n_left_isolated": "n_right_isolated",
-    "n_right_isolated": "n_left_isolated",
-    "mean_left_degree": "mean_right_degree",
-    "mean_right_degree": "mean_left_degree",
-}
-ONE_SIDED = {"imdb", "imdb_norm", "imsg", "n_subgraphs", "edge_coverage"}
-ERROR_BOUNDS = {"sigma_2_lo", "sigma_2_hi"}
 
 
 @pytest.fixture(scope="module")
@@ -119,67 +105,12 @@ def test_a_verdict_is_given_only_beyond_the_error(monkeypatch, lo, hi, verdict):
     assert values["is_ramanujan"] == verdict
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_every_metric_is_documented(name):
-    metric = METRICS[name]
-    assert metric.name == name
-    assert metric.formula
-    assert metric.values
-    assert metric.undefined
-    assert metric.source
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.15, 0.4, 0.8]))
-def test_every_metric_survives_relabelling_and_isolated_vertices(seed, density):
-    rng = np.random.default_rng(seed)
-    mask = rng.random((9, 14)) < density
-    weight = rng.standard_normal(mask.shape)
-    rows, columns = rng.permutation(9), rng.permutation(14)
-    there = sift_graph.measure(mask[rows][:, columns], weight[rows][:, columns])
-    here = sift_graph.measure(mask, weight)
-    padded = sift_graph.measure(np.pad(mask, ((0, 3), (2, 0))), np.pad(weight, ((0, 3), (2, 0))))
-    sizes = {"n_left", "n_right", "n_left_isolated", "n_right_isolated", "density"}
-    density_bound = {"random_gap_norm", "excess_gap"}
-    for name in METRICS:
-        assert same(here[name], there[name], name), name
-        if name not in sizes | density_bound:
-            assert same(here[name], padded[name], name), name
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 2**32 - 1))
-def test_transposing_exchanges_the_sides_and_nothing_else(seed):
-    rng = np.random.default_rng(seed)
-    mask, weight = rng.random((8, 11)) < 0.4, rng.standard_normal((8, 11))
-    here, there = sift_graph.measure(mask, weight), sift_graph.measure(mask.T, weight.T)
-    for name in METRICS:
-        if name not in ONE_SIDED:
-            assert same(here[name], there[LEFT_RIGHT.get(name, name)], name), name
-
-
-def same(a, b, name):
-    if is_missing(a) or is_missing(b):
-        return is_missing(a) and is_missing(b)
-    if isinstance(a, str):
-        return a == b
-    return a == pytest.approx(b, abs=1e-6 if name in ERROR_BOUNDS else 1e-8, rel=1e-6)
-
-
-def test_scaling_weights_scales_the_weighted_metrics():
-    mask, weight = golden_mask()
-    once, thrice = sift_graph.measure(mask, weight), sift_graph.measure(mask, -3 * weight)
-    for name in ("weighted_sigma_1", "weighted_sigma_2", "weighted_spectral_gap", "imsg"):
-        assert thrice[name] == pytest.approx(3 * once[name])
-    assert thrice["imdb"] == once["imdb"]
-
-
 def test_an_empty_layer_is_a_row_not_an_error():
     values = sift_graph.measure(np.zeros((4, 5), dtype=bool), np.ones((4, 5)))
     assert values["note"] == "empty"
     assert (values["edges"], values["density"], values["n_subgraphs"]) == (0, 0.0, 0)
     assert values["is_ramanujan"] is None
-    undefined = [n for n in METRICS if is_missing(values[n])]
+    undefined = [n for n in CORE if is_missing(values[n])]
     assert {"sigma_1", "sigma_2", "bound", "ramanujan_gap", "imdb", "weighted_spectral_gap"} <= set(undefined)
 
 
@@ -248,7 +179,7 @@ def test_only_what_was_asked_for():
     assert values["sigma_1"] == pytest.approx(math.sqrt(12))
     assert "sigma_2" not in values
     assert values["note"] == ""
-    assert select("all") == select(None) == list(METRICS)
+    assert select(None) == select("core") == list(CORE)
 
 
 def test_bad_input_says_how_to_mend_it():
@@ -290,7 +221,7 @@ def test_dynamics_of_a_static_mask_stand_still():
         "iou_first": 1,
         "itop_rate": independent(1).density,
     }
-    assert set(values) == set(DYNAMICS)
+    assert set(values) == set(CORE_DYNAMICS)
 
 
 def test_dropping_a_share_without_regrowth_gives_that_iou():

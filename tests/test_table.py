@@ -12,7 +12,7 @@ import sift_graph
 from sift_graph import table, work
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
-from sift_graph.metrics import METRICS
+from sift_graph.metrics import CORE
 from sift_graph.store import RunReader, RunWriter
 from tests.runs import HOSTILE, SHAPES, write_run
 
@@ -40,7 +40,7 @@ def test_rows_are_what_measure_says(run):
     reader = RunReader(run)
     for row in frame.to_dict("records"):
         expected = sift_graph.measure(reader.load_layer(row["step"], row["layer"]))
-        for name in METRICS:
+        for name in CORE:
             assert row[name] == expected[name] or (pd.isna(row[name]) and pd.isna(expected[name])), name
         assert row["note"] == expected["note"]
     assert set(frame["family"]) == {"sparse_wide"}

@@ -25,25 +25,46 @@ def table(headings, rows):
 
 
 class MetricCatalogue(Directive):
-    """Every metric of the registry, and the columns of mask dynamics."""
+    """Every metric of the registries, a section for each group."""
+
+    headings: ClassVar[list[str]] = [
+        "column", "formula", "range", "undefined", "cost", "source", "what it tells, and what not", "tested against",
+    ]  # fmt: skip
 
     def run(self):
-        """Build the two tables."""
-        from sift_graph.metrics import DYNAMICS, METRICS
+        """Build a table for each group."""
+        from sift_graph.metrics import COSTS, DYNAMICS, GROUPS, METRICS, NETWORK_METRICS
 
-        metrics = [[m.name, m.formula, m.values, m.undefined, m.source] for m in METRICS.values()]
-        dynamics = [[name, meaning, values] for name, (meaning, values) in DYNAMICS.items()]
-        return [
-            table(["column", "formula", "range", "undefined", "source"], metrics),
-            nodes.paragraph(text="Mask dynamics, over the recorded snapshots:"),
-            table(["column", "meaning", "range"], dynamics),
-        ]
+        everything = [*METRICS.values(), *DYNAMICS.values(), *NETWORK_METRICS.values()]
+        found = []
+        for group, title in GROUPS.items():
+            rows = [
+                [m.name, m.formula, m.values, m.undefined, COSTS[m.cost].order, m.source, m.predicts, m.oracle]
+                for m in everything
+                if m.group == group
+            ]
+            if rows:
+                section = nodes.section(ids=[f"group-{group}"])
+                section += nodes.title(text=f"{title} ({group})")
+                section += table(self.headings, rows)
+                found.append(section)
+        return found
 
 
 class CommandHelp(Directive):
     """The help text of each command, as a terminal of 100 columns shows it."""
 
-    commands: ClassVar[list[str]] = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
+    commands: ClassVar[list[str]] = [
+        "train",
+        "sweep",
+        "analyze",
+        "correlate",
+        "report",
+        "show",
+        "metrics",
+        "describe",
+        "import",
+    ]
 
     def run(self):
         """Ask the command itself."""

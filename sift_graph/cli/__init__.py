@@ -55,7 +55,7 @@ class Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the commands in the order of a user's day."""
-        order = ["train", "sweep", "analyze", "correlate", "report", "show", "describe", "import"]
+        order = ["train", "sweep", "analyze", "correlate", "report", "show", "metrics", "describe", "import"]
         return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
 
 

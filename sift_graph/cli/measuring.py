@@ -1,4 +1,4 @@
-"""The command that measures: analyze."""
+"""The commands that measure, and that say what can be measured: analyze, metrics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,20 @@ StepsOption = Annotated[
 ]
 MetricsOption = Annotated[
     str | None,
-    typer.Option("--metrics", help="Only these metrics, commas between. Default: all.", rich_help_panel="Metrics"),
+    typer.Option(
+        "--metrics",
+        help="core, all, compat, groups or names, commas between: sift-graph metrics lists them.",
+        rich_help_panel="Metrics",
+        show_default="core",
+    ),
+]
+AverageOption = Annotated[
+    str,
+    typer.Option(
+        "--average",
+        help="Whole-network means over the sparse layers, or over all: sparse, all.",
+        rich_help_panel="Metrics",
+    ),
 ]
 JobsOption = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.", rich_help_panel="Compute")]
 SchedulerOption = Annotated[
@@ -88,6 +101,7 @@ def run_analysis(
     layers: str | None = None,
     steps: str | None = None,
     metrics: str | None = None,
+    average: str = "sparse",
     jobs: int = 1,
     scheduler: str | None = None,
     force: bool = False,
@@ -104,6 +118,7 @@ def run_analysis(
             layers=layers,
             steps=steps,
             metrics=metrics,
+            average=average,  # type: ignore[arg-type]  # checked there
             jobs=jobs,
             scheduler=scheduler,
             force=force,
@@ -151,6 +166,7 @@ def analyze(
     layers: LayersOption = None,
     steps: StepsOption = "all",
     metrics: MetricsOption = None,
+    average: AverageOption = "sparse",
     jobs: JobsOption = 1,
     scheduler: SchedulerOption = None,
     force: ForceOption = False,
@@ -173,6 +189,7 @@ def analyze(
         layers=layers,
         steps=steps,
         metrics=metrics,
+        average=average,
         jobs=jobs,
         scheduler=scheduler,
         force=force,
@@ -208,6 +225,52 @@ def analyze(
     timing = analysis.timing
     note(f"{int(timing['computed'])} rows computed, {int(timing['reused'])} kept, {timing['seconds']:.1f} s")
     finish(analysis)
+
+
+@app.command(epilog="Example:  sift-graph metrics weighted,cover_gap")
+def metrics(
+    names: Annotated[
+        str | None,
+        typer.Argument(help="core, all, compat, groups or names, commas between.", show_default="every metric"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the metrics: name, formula, range, when undefined, cost, source, what each predicts.
+
+    What is listed is what analyze --metrics takes.
+    """
+    import dataclasses
+
+    from sift_graph.metrics import CORE_DYNAMICS, COSTS, DYNAMICS, GROUPS, METRICS, NETWORK_METRICS, find_metric, select
+    from sift_graph.metrics.plugins import FAILED
+
+    chosen = [*METRICS, *DYNAMICS, *NETWORK_METRICS] if names is None else select(names)
+    if names in ("core", "all", "dynamics"):
+        chosen += CORE_DYNAMICS
+    found = [metric for name in chosen if (metric := find_metric(name)) is not None]
+    for name, why in FAILED.items():
+        complain(f"metrics of entry point {name!r} are left out: {why}")
+    if as_json:
+        fields = [f.name for f in dataclasses.fields(found[0]) if f.name not in ("compute", "laws", "missing")]
+        rows = [{f: getattr(m, f) for f in fields} | {"order": COSTS[m.cost].order} for m in found]
+        print_json({"schema": "sift-graph/metrics/1", "metrics": rows})
+        return
+    columns = [
+        Column("metric", "left"),
+        Column("core", "left", rank=3),
+        Column("formula", "left"),
+        Column("range", "left", rank=1),
+        Column("cost", "left", rank=2),
+        Column("source", "left", rank=4),
+    ]
+    for group, title in GROUPS.items():
+        lines = [
+            [m.name, "core" if m.core else "", m.formula, m.values, COSTS[m.cost].order, m.source]
+            for m in found
+            if m.group == group
+        ]
+        if lines:
+            print_table(columns, lines, title=f"{title} ({group})")
 
 
 def print_layers(frame: pd.DataFrame, nulls: pd.DataFrame) -> None:

@@ -143,7 +143,7 @@ def describe(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would be, without training: layers, multiply-accumulates, sparsity, cost to analyze."""
-    from sift_graph.spectrum import estimate_seconds
+    from sift_graph.metrics import METRICS, estimate_cost, select
 
     library = trainer()
     settings = library.load_config(
@@ -159,8 +159,20 @@ def describe(
     )
     facts = library.describe(settings)
     masked = [layer for layer in facts["layers"] if layer["masked"]]
-    seconds = sum(estimate_seconds(layer["n_left"], layer["n_right"], layer["edges"]) for layer in masked)
-    facts["seconds_to_analyze"] = seconds
+    costs = {
+        which: sum(
+            estimate_cost(
+                [METRICS[name] for name in select(which) if name in METRICS],
+                layer["n_left"],
+                layer["n_right"],
+                layer["edges"],
+            )
+            for layer in masked
+        )
+        for which in ("core", "all")
+    }
+    seconds = costs["core"]
+    facts["seconds_to_analyze"], facts["seconds_to_analyze_all"] = seconds, costs["all"]
     if as_json:
         print_json({"schema": "sift-graph/describe/1", **facts})
         return
@@ -198,5 +210,6 @@ def describe(
         f"{facts['macs']:,} MACs for {facts['macs_dense']:,} of the dense model: ratio {facts['ratio']:.4f}, at "
         f"sparsity {facts['effective_sparsity']:.5f}\n"
         f"{facts['parameters']:,} parameters; {facts['masked_layers']} masked layers, whose masks choose among "
-        f"{facts['masked_weights']:,} weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot"
+        f"{facts['masked_weights']:,} weights, {facts['edges']:,} kept; about {seconds:.2g} s to measure one snapshot, "
+        f"{costs['all']:.2g} s with --metrics all"
     )

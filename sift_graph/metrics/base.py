@@ -1,27 +1,78 @@
-"""The registry of metrics, and the one function that measures a layer with it."""
+"""The registries of metrics, what a user's words select from them, and the one function that measures a layer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal
 
-from sift_graph.errors import SpectrumError, UsageError, did_you_mean
+from sift_graph.errors import UsageError
 from sift_graph.graph import BipartiteGraph
-from sift_graph.metrics.iterative import ITERATIVE
-from sift_graph.metrics.layer import Layer, Undefined
-from sift_graph.metrics.metric import Metric
+from sift_graph.metrics.compat import COMPAT, COMPAT_METRICS
+from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS
+from sift_graph.metrics.expander import EXPANDER
+from sift_graph.metrics.full_spectrum import FULL_SPECTRUM
+from sift_graph.metrics.iterative import ITERATIVE, ITERATIVE_MORE
+from sift_graph.metrics.layer import Layer
+from sift_graph.metrics.local import LOCAL
+from sift_graph.metrics.metric import GROUPS, Metric, evaluate
+from sift_graph.metrics.mixing import MIXING
 from sift_graph.metrics.ramanujan import RAMANUJAN
-from sift_graph.metrics.structure import STRUCTURE
-from sift_graph.metrics.weighted import WEIGHTED
+from sift_graph.metrics.reference import REFERENCE
+from sift_graph.metrics.structure import DEGREES, STRUCTURE
+from sift_graph.metrics.weighted import GRADIENT, WEIGHTED, WEIGHTED_MORE
 
-__all__ = ["CORE", "METRICS", "Layer", "Metric", "Undefined", "measure_layer", "select"]
+__all__ = ["CORE", "METRICS", "NETWORK_METRICS", "find_metric", "measure_layer", "register", "select"]
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*STRUCTURE, *RAMANUJAN, *ITERATIVE, *WEIGHTED)}
+_CORE = (*STRUCTURE, *RAMANUJAN, *ITERATIVE, *WEIGHTED)
+_MORE = (*DEGREES, *EXPANDER, *MIXING, *LOCAL, *WEIGHTED_MORE, *ITERATIVE_MORE, *REFERENCE, *FULL_SPECTRUM, *GRADIENT)
+
+METRICS: dict[str, Metric] = {m.name: m for m in (*_CORE, *_MORE, *COMPAT_METRICS)}
 """Every metric of one layer at one step, by column name, in column order."""
 
-CORE: tuple[str, ...] = tuple(METRICS)
+CORE: tuple[str, ...] = tuple(m.name for m in METRICS.values() if m.core)
 """Names that are computed when nothing is asked for."""
+
+NETWORK_METRICS: dict[str, Metric] = {}
+"""Every metric of a whole network at one step, by column name; each has ``scope="network"``."""
+
+_REGISTRIES = {"layer": METRICS, "dynamics": DYNAMICS, "network": NETWORK_METRICS}
+
+
+def register(metric: Metric) -> Metric:
+    """Add a metric to the registry of its scope, for this process and for the workers that it starts.
+
+    Parameters
+    ----------
+    metric : Metric
+
+    Returns
+    -------
+    Metric
+        As it is registered: with ``origin="user"`` unless it names its package.
+
+    Raises
+    ------
+    UsageError
+        If this package has a metric of that name.
+    """
+    registry = _REGISTRIES[metric.scope]
+    known = find_metric(metric.name)
+    if known is not None and known.origin == "sift_graph":
+        raise UsageError(f"metric {metric.name!r}: sift_graph has a metric of that name; choose another one")
+    if metric.origin == "sift_graph":
+        metric = replace(metric, origin="user")
+    registry[metric.name] = metric
+    return metric
+
+
+def find_metric(name: str) -> Metric | None:
+    """Return the metric of a column, whatever its scope; None if there is none."""
+    for registry in _REGISTRIES.values():
+        if name in registry:
+            return registry[name]
+    return None
 
 
 def select(names: str | Iterable[str] | None) -> list[str]:
@@ -30,12 +81,15 @@ def select(names: str | Iterable[str] | None) -> list[str]:
     Parameters
     ----------
     names : str or iterable of str or None
-        None, ``"core"``, ``"all"``, or names; a string may hold several with commas between.
+        None or ``"core"``; ``"all"``, which leaves out the compat variants and what needs gradients; ``"compat"``; a
+        group of :data:`sift_graph.metrics.GROUPS`; or names. A string may hold several with commas between.
 
     Returns
     -------
     list of str
-        The structural columns (sizes, edges, density) always come first.
+        Of :data:`METRICS`, then of :data:`sift_graph.metrics.DYNAMICS` beyond its core, then of
+        :data:`NETWORK_METRICS`. The structural columns (sizes, edges, density) always come first, and the core of the
+        dynamics need not be asked for.
 
     Raises
     ------
@@ -47,18 +101,41 @@ def select(names: str | Iterable[str] | None) -> list[str]:
     >>> select("ramanujan_gap")[-1]
     'ramanujan_gap'
     """
-    if names is None or names in ("core", "all"):
+    if names is None:
         return list(CORE)
     asked = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
+    everything = {name: metric for registry in _REGISTRIES.values() for name, metric in registry.items()}
+    wanted = {m.name for m in STRUCTURE}
     for name in asked:
-        if name not in METRICS:
-            raise UsageError(f"no metric {name!r}{did_you_mean(name, METRICS)}")
-    wanted = {m.name for m in STRUCTURE} | set(asked)
-    return [name for name in METRICS if name in wanted]
+        if name == "core":
+            wanted |= set(CORE)
+        elif name == "all":
+            wanted |= {n for n, m in everything.items() if m.group not in COMPAT and m.needs != "gradient"}
+        elif name == "compat":
+            wanted |= {m.name for m in COMPAT_METRICS}
+        elif name in everything:
+            wanted.add(name)
+        elif name in GROUPS:
+            wanted |= {n for n, m in everything.items() if m.group == name}
+        else:
+            known = ["core", "all", "compat", *GROUPS, *everything]
+            raise UsageError(f"no metric {name!r}{nearest(name, known)}; `sift-graph metrics` lists them")
+    return [name for name in everything if name in wanted and name not in CORE_DYNAMICS]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Suggest the nearest names, those of the core first among equals; too many are known to list them all."""
+    near = get_close_matches(name, known, n=5)
+    near = sorted(near, key=lambda one: (-SequenceMatcher(None, name, one).ratio(), one not in CORE))[:3]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def measure_layer(
-    graph: BipartiteGraph, names: Iterable[str], *, needs: Literal["mask", "weight"] | None = None
+    graph: BipartiteGraph,
+    names: Iterable[str],
+    *,
+    needs: Literal["mask", "weight"] | None = None,
+    gradient: BipartiteGraph | None = None,
 ) -> dict[str, Any]:
     """Measure one layer.
 
@@ -66,34 +143,18 @@ def measure_layer(
     ----------
     graph : BipartiteGraph
     names : iterable of str
-        Metric names, from :func:`select`.
+        Metric names, from :func:`select`; those of another scope are passed over.
     needs : {"mask", "weight"}, optional
-        Only the metrics that need no more than the mask, or only those that need the weights.
+        Only the metrics that need no more than the mask, or only those that need more.
+    gradient : BipartiteGraph, optional
+        The same graph with gradients as values.
 
     Returns
     -------
     dict
         A value for each name, NaN where undefined, and ``note``: the words that say why, with commas between.
     """
-    layer = Layer(graph)
-    values: dict[str, Any] = {}
-    notes: dict[str, None] = {}
-    for name in names:
-        metric = METRICS[name]
-        if needs is not None and metric.needs != needs:
-            continue
-        try:
-            values[name] = metric.compute(layer)
-        except Undefined as reason:
-            values[name] = metric.missing
-            notes[str(reason)] = None
-        except SpectrumError:
-            values[name] = metric.missing
-            notes["not_converged"] = None
-    values["note"] = ",".join(notes)
-    return values
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a metric's value says that there is none."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    chosen = [METRICS[name] for name in names if name in METRICS]
+    if needs is not None:
+        chosen = [m for m in chosen if (m.needs == "mask") == (needs == "mask")]
+    return evaluate(Layer(graph, gradient), chosen)
