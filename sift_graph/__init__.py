@@ -48,11 +48,13 @@ _HOME = {
 _MODULES = (
     "bounds",
     "correlate",
+    "encodings",
     "errors",
     "graph",
     "ift",
     "masks",
     "metrics",
+    "network_graph",
     "plots",
     "report",
     "sparsify",

@@ -116,13 +116,16 @@ class Run:
         jobs: int = 1,
         scheduler: str | None = None,
         force: bool = False,
+        encoding: str = "kernel",
+        heads: int | None = None,
+        input_size: str | Iterable[str] | None = None,
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """Measure the recorded masks.
 
         Parameters
         ----------
-        layers, steps, metrics, jobs, scheduler, force, progress
+        layers, steps, metrics, jobs, scheduler, force, encoding, heads, input_size, progress
             As :func:`sift_graph.table.analyze_runs`.
 
         Returns
@@ -139,6 +142,9 @@ class Run:
                 jobs=jobs,
                 scheduler=scheduler,
                 force=force,
+                encoding=encoding,
+                heads=heads,
+                input_size=input_size,
                 progress=progress,
             )
         )
@@ -209,7 +215,8 @@ def analyze(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     ----------
     path : path
     **options
-        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, progress.
+        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force,
+        encoding, heads, input_size, progress.
 
     Returns
     -------
