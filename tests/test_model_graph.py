@@ -20,6 +20,7 @@ from sift_graph.record import RecorderWarning
 from sift_graph.store import RunReader
 from sift_graph.train import load_config
 from sift_graph.train.build import build_model
+from sift_graph.train.models.gpt import GPT
 
 
 class Block(nn.Module):
@@ -170,3 +171,13 @@ def test_the_recorder_writes_the_graph(tmp_path):
     ):
         pass
     assert "graph" not in RunReader(tmp_path / "b").header
+
+
+def test_tokens_enter_through_their_table_and_leave_through_it():
+    model = GPT(16, (8,), 11, (2,), heads=2)
+    graph = trace_graph(model, torch.zeros(1, 8, dtype=torch.long))
+    assert len(graph.layers) == 13
+    assert graph.layers[-1] == "tokens"  # the head is the same weight
+    assert graph.spaces[0].size == 16
+    assert not graph.unplaced
+    assert len(graph.outputs) == 11
