@@ -45,9 +45,11 @@ def trees_of_four(graph: Multipartite) -> int:
 
 def triangles(graph: Multipartite) -> int:
     """Count the triangles without directions: only a skip connection closes one."""
+    if graph.size > MAX_VERTICES:
+        raise Undefined("too_large")
     from sift_graph.walks import count_triangles
 
-    return int(count_triangles(*graph.lists))
+    return int(count_triangles(graph.adjacency.indptr.astype(np.int64), graph.adjacency.indices.astype(np.int64)))
 
 
 def core(graph: Multipartite) -> float:
