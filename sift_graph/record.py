@@ -67,6 +67,9 @@ class MaskRecorder:
         What the run is: ``family``, ``method``, ``sparsity``, ``seed`` and the like; copied into the tables.
     layer_table : sequence of mapping, optional
         Name and shape of each layer of the model; taken from the model at :meth:`attach` if not given.
+    example_input : tensor or tuple of tensors, optional
+        What the model takes. Given one, the model is run on it once at :meth:`attach`, and how its layers hang together
+        is recorded: for the metrics of the whole network, and for unrolled graphs.
     queue_size : int
         Snapshots that may wait to be written.
     policy : {"block", "drop"}
@@ -119,6 +122,7 @@ class MaskRecorder:
         resume: bool = False,
         about: Mapping[str, Any] | None = None,
         layer_table: Sequence[Mapping[str, Any]] | None = None,
+        example_input: Any = None,
         queue_size: int = 2,
         policy: Literal["block", "drop"] = "block",
     ) -> None:
@@ -137,6 +141,7 @@ class MaskRecorder:
         self.weights: WeightPolicy = weights
         self.when = when
         self.policy = policy
+        self.example_input = example_input
         self.dropped = 0
         self.step = 0
         self.epoch: float | None = None
@@ -232,12 +237,27 @@ class MaskRecorder:
             if self._newest is None and not self._writer.layers:
                 writer, table = self._writer, layer_table(model)
                 self._background.put(lambda: writer.write_layers(table), "the layer table")
+            if self._newest is None and self.example_input is not None:
+                self._record_graph(model)
             self._look(first=True)
             self._handle = getattr(hooked, hook)(self._hook)
         except BaseException:
             self.detach()
             raise
         return self
+
+    def _record_graph(self, model: Any) -> None:
+        """Write how the layers of the model hang together, or warn that it cannot be seen."""
+        assert self._background is not None
+        assert self._writer is not None
+        from sift_graph.model_graph import trace_graph
+
+        try:
+            record, writer = trace_graph(model, self.example_input).record(), self._writer
+        except UsageError as error:
+            warnings.warn(f"the network graph is not recorded: {error}", RecorderWarning, stacklevel=3)
+            return
+        self._background.put(lambda: writer.write_graph(record), "the network graph")
 
     def detach(self) -> None:
         """Stop following the optimizer, let go of everything, and record where it stands; may be called again.

@@ -116,6 +116,9 @@ class Run:
         jobs: int = 1,
         scheduler: str | None = None,
         force: bool = False,
+        encoding: str = "kernel",
+        heads: int | None = None,
+        input_size: str | Iterable[str] | None = None,
         progress: Progress | None = None,
         **null_options: Any,
     ) -> pd.DataFrame:
@@ -123,7 +126,7 @@ class Run:
 
         Parameters
         ----------
-        layers, steps, metrics, jobs, scheduler, force, progress
+        layers, steps, metrics, jobs, scheduler, force, encoding, heads, input_size, progress
             As :func:`sift_graph.table.analyze_runs`.
         **null_options
             null, n_null, null_metrics, null_steps, null_seed, null_pattern, as there: the comparison with random masks.
@@ -143,6 +146,9 @@ class Run:
                 jobs=jobs,
                 scheduler=scheduler,
                 force=force,
+                encoding=encoding,
+                heads=heads,
+                input_size=input_size,
                 progress=progress,
                 **null_options,
             )
@@ -247,8 +253,8 @@ def analyze(path: str | os.PathLike[str], **options: Any) -> pd.DataFrame:
     ----------
     path : path
     **options
-        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, progress, null and
-        its companions.
+        As :func:`sift_graph.table.analyze_runs`: layers, steps, metrics, jobs, scheduler, force, encoding, heads,
+        input_size, progress, null and its companions.
 
     Returns
     -------

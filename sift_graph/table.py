@@ -8,24 +8,28 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from sift_graph._version import __version__
+from sift_graph.encodings import Request
+from sift_graph.encodings.sizes import find_geometries, parse_sizes
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
-from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, find_metric, select
+from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, NETWORK_METRICS, find_metric, select
 from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angular_distance, distance
+from sift_graph.network_table import measure_all_networks, pairs_frame, with_networks
 from sift_graph.null_table import NullPlan, NullUnit, kept_rows, null_frame, run_null_units
-from sift_graph.nulls import Request, read_pattern, select_compared
+from sift_graph.nulls import Request as NullRequest
+from sift_graph.nulls import read_pattern, select_compared
 from sift_graph.store import RunReader, find_runs, write_atomically
 from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, select_steps, settings_hash
 
 __all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "velocities", "write_tables"]
 
-KEYS = (*RUN_COLUMNS, "step", "epoch", "layer", "depth")
+KEYS = (*RUN_COLUMNS, "step", "epoch", "layer", "depth", "encoding")
 COLUMNS: tuple[str, ...] = (*KEYS, *CORE, *CORE_DYNAMICS, "source", "note")
 """Columns of the layer frame, in order, where nothing is asked for; others come after those of their registry."""
 
@@ -56,6 +60,8 @@ class Analysis:
     nulls : DataFrame
         One row per (run, step, layer, null, metric), :data:`sift_graph.null_table.NULL_COLUMNS`: what was asked for,
         then what earlier calls have found for the same masks.
+    pairs : DataFrame
+        One row per (run, step, layer, reader) where cross-layer metrics were asked for, else empty.
     """
 
     layers: pd.DataFrame
@@ -66,6 +72,7 @@ class Analysis:
     directories: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     nulls: pd.DataFrame = field(default_factory=lambda: null_frame([]))
+    pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def analyze_runs(
@@ -78,6 +85,9 @@ def analyze_runs(
     jobs: int = 1,
     scheduler: str | None = None,
     force: bool = False,
+    encoding: str = "kernel",
+    heads: int | None = None,
+    input_size: str | Iterable[str] | None = None,
     progress: Progress | None = None,
     null: str | None = None,
     n_null: int = 100,
@@ -106,6 +116,15 @@ def analyze_runs(
         Address of a running Dask cluster that does the work instead; see :func:`sift_graph.work.run_units`.
     force : bool
         Compute again what was kept.
+    encoding : str
+        How masks become graphs: a name in :data:`sift_graph.encodings.ENCODINGS`. A layer that it does not fit is
+        listed among the failures. Mask dynamics are those of the encoded mask.
+    heads : int, optional
+        Attention heads, for the encodings of attention.
+    input_size : str or iterable of str, optional
+        Sizes of the inputs of convolutions, for the unrolled encodings: ``"32x32"`` for all, or
+        ``"stage3.*=8x8"`` for those that match, with stride 1 and a padding that keeps the size; the last that
+        matches counts. Goes before what the run recorded.
     progress : callable, optional
         Called with the units done and the units in all.
     null : {"er", "degree", "nm"}, optional
@@ -130,20 +149,28 @@ def analyze_runs(
     RunDirectoryError
         If there is no run, or no run has a snapshot.
     UsageError
-        For an unknown metric, a glob without a match, or steps that select nothing.
+        For an unknown metric or encoding, a glob without a match, or steps that select nothing.
     """
     started = time.perf_counter()
     root = Path(path)
     if jobs < 1:
         raise UsageError(f"expected 1 or more jobs, found {jobs}")
     names = select(metrics)
+    asked = Request(encoding, heads)
+    sizes = parse_sizes(input_size)
     if average not in ("sparse", "all"):
         raise UsageError(f"expected means over 'sparse' or 'all' layers, found {average!r}")
     told = None if null_pattern is None else read_pattern(null_pattern)
     request = (
-        None if null is None else Request(null, select_compared(null_metrics), n_null, seed=null_seed, pattern=told)
+        None if null is None else NullRequest(null, select_compared(null_metrics), n_null, seed=null_seed, pattern=told)
     )
-    settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": "kernel", "certify": "gap"}
+    if request is not None and encoding != "kernel":
+        raise UsageError(
+            f"null models are drawn for the kernel encoding, not for {encoding!r}; leave out one of the two"
+        )
+    settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": encoding, "certify": "gap"}
+    settings |= {"heads": heads} if heads is not None else {}
+    settings |= {"input_size": [list(size) for size in sizes]} if sizes else {}
     if added := definitions(names):
         settings["added"] = added
     runs = find_runs(root)
@@ -154,7 +181,12 @@ def analyze_runs(
     for run_dir in runs:
         name = run_dir.name if run_dir == root else run_dir.relative_to(root).as_posix()
         try:
-            plans.append(Plan(len(plans), run_dir, name or run_dir.resolve().name, settings, force=force))
+            plan = Plan(len(plans), run_dir, name or run_dir.resolve().name, settings, force=force)
+            if encoding.startswith("unrolled"):
+                plan.request = replace(asked, geometries=find_geometries(plan.reader, sizes))
+            else:
+                plan.request = asked
+            plans.append(plan)
         except RunDirectoryError as error:
             if len(runs) == 1:
                 raise
@@ -198,16 +230,21 @@ def analyze_runs(
     finally:
         for plan in plans:
             plan.close()
+    of_network = [name for name in names if name in NETWORK_METRICS]
+    found = measure_all_networks(plans, of_network, steps, jobs=jobs, scheduler=scheduler, force=force)
     rows = [row for plan in plans for row in plan.sorted_rows()]
     frame = layer_frame(rows, names)
-    found = [row for one in compared.values() for row in one.rows()]
-    nulls = null_frame(found + [row for plan in fitting for row in kept_rows(plan.reader, plan.name, layers)])
+    fresh = [row for one in compared.values() for row in one.rows()]
+    nulls = null_frame(fresh + [row for plan in fitting for row in kept_rows(plan.reader, plan.name, layers)])
     computed = sum(plan.computed for plan in plans)
     failures += [failure for one in compared.values() for failure in one.failures]
     failures += [failure for plan in plans for failure in plan.failures]
     return Analysis(
         layers=frame,
-        network=network_frame(frame, {p.name: p.reader for p in plans}, failures, average=average),
+        network=with_networks(
+            network_frame(frame, {p.name: p.reader for p in plans}, failures, average=average), found, of_network
+        ),
+        pairs=pairs_frame(found),
         failures=tuple(failures),
         warnings=tuple(
             warnings + [w for p in plans for w in p.warnings] + [w for one in compared.values() for w in one.warnings]
@@ -405,7 +442,7 @@ def write_tables(analysis: Analysis, directory: Path) -> list[Path]:
     -------
     list of Path
         ``layers.csv``, ``layers.parquet``, ``network.csv`` and ``summary.json``; ``nulls.csv`` and ``nulls.parquet``
-        where there are comparisons.
+        where there are comparisons; ``pairs.csv`` where cross-layer metrics were asked for.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / name for name in ("layers.csv", "layers.parquet", "network.csv", "summary.json")]
@@ -426,4 +463,7 @@ def write_tables(analysis: Analysis, directory: Path) -> list[Path]:
         paths += [directory / "nulls.csv", directory / "nulls.parquet"]
         write_atomically(paths[4], analysis.nulls.to_csv(index=False).encode(), sync=False)
         write_atomically(paths[5], analysis.nulls.to_parquet(index=False), sync=False)
+    if len(analysis.pairs):
+        paths.append(directory / "pairs.csv")
+        write_atomically(paths[-1], analysis.pairs.to_csv(index=False).encode(), sync=False)
     return paths

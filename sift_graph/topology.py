@@ -5,6 +5,8 @@ All functions take the lists of :class:`sift_graph.adjacency.Adjacency` in one n
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numba
 import numpy as np
 
@@ -46,16 +48,24 @@ def _core_numbers(starts: np.ndarray, index: np.ndarray) -> np.ndarray:
     return degree
 
 
-def core_numbers(lists: Adjacency) -> np.ndarray:
+class Lists(Protocol):
+    """What has lists of neighbours, each edge in both directions: an :class:`Adjacency`, or any other graph."""
+
+    @property
+    def lists(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the list of each vertex begins, and the lists."""
+
+
+def core_numbers(lists: Lists) -> np.ndarray:
     """Core number of each vertex: the largest k for which it is in a subgraph of minimum degree k.
 
     Parameters
     ----------
-    lists : Adjacency
+    lists : Lists
 
     Returns
     -------
-    ndarray of int64, shape (n_left + n_right,)
+    ndarray of int64, shape (vertices,)
         0 for isolated vertices.
     """
     numbers: np.ndarray = _core_numbers(*lists.lists)
@@ -106,12 +116,12 @@ def _cuts(starts: np.ndarray, index: np.ndarray) -> tuple[int, int]:
     return bridges, cut.sum()
 
 
-def cuts(lists: Adjacency) -> tuple[int, int]:
+def cuts(lists: Lists) -> tuple[int, int]:
     """Count what disconnects a graph when it is removed.
 
     Parameters
     ----------
-    lists : Adjacency
+    lists : Lists
 
     Returns
     -------

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 import xxhash
 from threadpoolctl import threadpool_limits
 
+from sift_graph.encodings import Encoded, Request, Target, encode, find_targets
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, SiftGraphError, UsageError
-from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import match_layers
 from sift_graph.metrics import (
     CORE_DYNAMICS,
@@ -32,7 +32,7 @@ from sift_graph.metrics import (
     Metric,
     estimate_cost,
     find_metric,
-    measure_layer,
+    measure_encoded,
 )
 from sift_graph.parallel import unordered
 from sift_graph.store import RunReader
@@ -156,7 +156,7 @@ class Unit:
 
 
 def sides(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """Left and right vertices of a snapshot's layer entry."""
+    """Left and right vertices of a layer entry's weight."""
     shape, groups = entry["shape"], entry["groups"]
     n_right = shape[0] if entry["layout"] == "oi" else shape[-1]
     return math.prod(shape) // n_right * groups, n_right
@@ -168,9 +168,8 @@ def measure_unit(unit: Unit) -> tuple[Unit, dict[str, Any] | None, str]:
         for metric in unit.added:
             METRICS.setdefault(metric.name, metric)
         with threadpool_limits(1):
-            mask = RunReader(unit.run_dir).load_entry(unit.step, unit.entry, weights=unit.needs == "weight")
-            graph = BipartiteGraph.from_mask(mask)
-            return unit, measure_layer(graph, unit.names, needs="weight" if unit.needs == "weight" else "mask"), ""
+            encoded = load_target(RunReader(unit.run_dir), unit.step, unit.entry, weights=unit.needs == "weight")
+            return unit, measure_encoded(encoded, unit.names, needs="weight" if unit.needs == "weight" else "mask"), ""
     except SiftGraphError as error:
         return unit, None, str(error)
     except Exception as error:  # a bug in one layer must not lose ten thousand others
@@ -178,19 +177,73 @@ def measure_unit(unit: Unit) -> tuple[Unit, dict[str, Any] | None, str]:
         return unit, None, f"unexpected {type(error).__name__}: {error}"
 
 
+def load_target(reader: RunReader, step: int, entry: Mapping[str, Any], *, weights: bool) -> Encoded:
+    """Load the masks of a row, and make its graph."""
+    masks = [reader.load_entry(step, member, weights=weights) for member in entry["members"]]
+    return encode(entry["target"], masks)
+
+
+def row_entries(entries: Sequence[Mapping[str, Any]], request: Request) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Turn a snapshot's layer entries into those of the rows of an encoding; and why some layers have no row.
+
+    Parameters
+    ----------
+    entries : sequence of mapping
+    request : Request
+
+    Returns
+    -------
+    rows : list of dict
+        An entry for each row, in network order: with ``target`` and ``members`` (the layers' own entries).
+    unfit : dict of str to str
+        Layers that the encoding does not fit.
+    """
+    targets, unfit = find_targets(entries, request)
+    by_name = {entry["name"]: entry for entry in entries}
+    rows = [row_entry(target, [by_name[name] for name in target.members]) for target in targets]
+    return rows, {name: str(error) for name, error in unfit}
+
+
+def row_entry(target: Target, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Entry of a row: that of its first layer, with the hashes of all."""
+    entry = {**members[0], "name": target.layer, "target": target, "members": tuple(members)}
+    entry["nnz"] = sum(member["nnz"] for member in members)
+    if len(members) > 1:
+        for key in ("xxh3", "weight_xxh3"):
+            hashes = [member.get(key) for member in members]
+            entry[key] = None if None in hashes else "+".join(map(str, hashes))
+    return entry
+
+
 def mask_key(entry: Mapping[str, Any]) -> str:
-    """Name what the mask metrics of a layer depend on."""
-    return f"{entry['xxh3']}/{'x'.join(map(str, entry['shape']))}/{entry['groups']}/{entry['layout']}"
+    """Name what the mask metrics depend on, of a row or, without ``target``, of a layer as it was recorded."""
+    key = f"{entry['xxh3']}/{'x'.join(map(str, entry['shape']))}/{entry['groups']}/{entry['layout']}"
+    target: Target | None = entry.get("target")
+    if target is None:
+        return key
+    geometry = target.request.geometries.get(target.layer)
+    return key + (f"/{target.part}" if target.part else "") + (f"/{geometry}" if geometry else "")
 
 
 class Plan:
     """One run's part of an analysis: what is kept, what is missing, and the rows as they come in."""
 
-    def __init__(self, index: int, run_dir: Path, name: str, settings: Mapping[str, Any], *, force: bool) -> None:
+    def __init__(
+        self,
+        index: int,
+        run_dir: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        force: bool,
+        request: Request = Request(),  # noqa: B008  frozen
+    ) -> None:
         self.index, self.name = index, name
         self.names = [n for n in settings["metrics"] if n in METRICS]
         self.dynamics = (*CORE_DYNAMICS, *(n for n in settings["metrics"] if n in DYNAMICS))
         self.with_signs = any(DYNAMICS[n].needs == "weight" for n in self.dynamics)
+        self.request = request
+        self.unfit: dict[str, str] = {}
         self.reader = RunReader(run_dir)
         if not self.reader.steps:
             raise RunDirectoryError(f"{run_dir}: the run has no snapshot yet; train it, or record one")
@@ -237,21 +290,25 @@ class Plan:
             except DamagedStoreError as error:
                 self.failures.append(Failure(self.name, step, "", str(error)))
                 continue
-            entries = header["layers"]
+            entries = [{**entry, "depth": depth} for depth, entry in enumerate(header["layers"])]
             if layers is not None:
                 names = [entry["name"] for entry in entries]
                 matched = set(match_layers(names, layers)) if names else set()
                 selected = matched if selected is None else selected | matched
-            for depth, entry in enumerate(entries):
+                entries = [entry for entry in entries if entry["name"] in selected]
+            rows, unfit = row_entries(entries, self.request)
+            for name, message in unfit.items():
+                if step in wanted and name not in self.unfit:
+                    self.unfit[name] = message
+                    self.failures.append(Failure(self.name, step, name, message.removeprefix(f"layer {name!r}: ")))
+            for entry in rows:
                 name = entry["name"]
-                if selected is not None and name not in selected:
-                    continue
                 link = f"{chains.get(name, '')}|{entry['xxh3']}"
                 if self.with_signs:
                     link += f"|{entry.get('weight_xxh3')}"
                 chains[name] = xxhash.xxh3_64_hexdigest(link.encode())
                 key = f"{mask_key(entry)}/{entry.get('weight_xxh3')}/{chains[name]}"
-                pending.append((step, {**entry, "depth": depth, "epoch": header["epoch"]}, key))
+                pending.append((step, {**entry, "epoch": header["epoch"]}, key))
         fresh = {
             entry["name"]
             for step, entry, key in pending
@@ -267,9 +324,9 @@ class Plan:
                 continue
             try:
                 dynamics = histories.setdefault(name, History(self.dynamics)).noted_update(
-                    self.reader.load_entry(step, entry, weights=self.with_signs)
+                    load_target(self.reader, step, entry, weights=self.with_signs).mask
                 )
-            except DamagedStoreError as error:
+            except (DamagedStoreError, UsageError) as error:
                 self.failures.append(Failure(self.name, step, name, str(error)))
                 continue
             if step not in wanted:
@@ -337,6 +394,7 @@ class Plan:
         about = self.reader.about
         row: dict[str, Any] = {"run": self.name, **{name: about.get(name) for name in RUN_COLUMNS[1:]}}
         row |= {"step": step, "epoch": entry["epoch"], "layer": entry["name"], "depth": entry["depth"]}
+        row["encoding"] = self.request.name
         row |= {name: values[name] for name in (*self.names, *self.dynamics)}
         return row | {"source": entry["source"], "note": values["note"]}
 

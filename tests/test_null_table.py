@@ -152,6 +152,11 @@ def test_tables_are_written_for_each_run(run):
     )
 
 
+def test_null_models_are_of_the_kernel_encoding(run):
+    with pytest.raises(UsageError, match="drawn for the kernel encoding, not for 'channel'"):
+        table.analyze_runs(run, null="er", encoding="channel")
+
+
 def test_a_notebook_gets_frames(run):
     opened = sift_graph.open(run)
     frame = opened.analyze(null="degree", n_null=20)

@@ -266,14 +266,14 @@ def test_a_run_that_cannot_be_written_is_still_measured(run):
 
 
 def test_an_unexpected_fault_in_one_layer_is_a_failure_of_that_layer(run, monkeypatch, caplog):
-    real = work.measure_layer
+    real = work.measure_encoded
 
     def fail(graph, names, **options):
         if graph.layer == "fc":
             raise ZeroDivisionError("a bug")
         return real(graph, names, **options)
 
-    monkeypatch.setattr(work, "measure_layer", fail)
+    monkeypatch.setattr(work, "measure_encoded", fail)
     analysis = table.analyze_runs(run, steps="last")
     assert set(analysis.layers["layer"]) == set(SHAPES) - {"fc"}
     assert {f.layer for f in analysis.failures} == {"fc"}

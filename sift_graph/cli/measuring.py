@@ -54,6 +54,23 @@ AverageOption = Annotated[
         rich_help_panel="Metrics",
     ),
 ]
+EncodingOption = Annotated[
+    str,
+    typer.Option(
+        "--encoding", help="How masks become graphs: kernel, channel, unrolled, ...", rich_help_panel="Metrics"
+    ),
+]
+HeadsOption = Annotated[
+    int | None, typer.Option("--heads", help="Attention heads, for heads and attention.", rich_help_panel="Metrics")
+]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-size",
+        help="For unrolled: 32x32, or GLOB=8x8; may be repeated. Default: as recorded.",
+        rich_help_panel="Metrics",
+    ),
+]
 JobsOption = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.", rich_help_panel="Compute")]
 SchedulerOption = Annotated[
     str | None,
@@ -105,6 +122,9 @@ def run_analysis(
     jobs: int = 1,
     scheduler: str | None = None,
     force: bool = False,
+    encoding: str = "kernel",
+    heads: int | None = None,
+    input_size: list[str] | None = None,
     **null_options: Any,
 ) -> Analysis:
     """Analyze with a progress bar, and write the tables beside each run and, for several, beside them all."""
@@ -122,6 +142,9 @@ def run_analysis(
             jobs=jobs,
             scheduler=scheduler,
             force=force,
+            encoding=encoding,
+            heads=heads,
+            input_size=input_size,
             progress=progress,
             **null_options,
         )
@@ -136,6 +159,7 @@ def run_analysis(
             network=analysis.network[analysis.network["run"] == name],
             failures=tuple(f for f in analysis.failures if f.run == name),
             nulls=analysis.nulls[analysis.nulls["run"] == name],
+            pairs=analysis.pairs[analysis.pairs["run"] == name] if len(analysis.pairs) else analysis.pairs,
         )
         write_tables(part, directory)
     if len(analysis.directories) != 1:
@@ -166,6 +190,9 @@ def analyze(
     layers: LayersOption = None,
     steps: StepsOption = "all",
     metrics: MetricsOption = None,
+    encoding: EncodingOption = "kernel",
+    heads: HeadsOption = None,
+    input_size: SizeOption = None,
     average: AverageOption = "sparse",
     jobs: JobsOption = 1,
     scheduler: SchedulerOption = None,
@@ -189,6 +216,9 @@ def analyze(
         layers=layers,
         steps=steps,
         metrics=metrics,
+        encoding=encoding,
+        heads=heads,
+        input_size=input_size,
         average=average,
         jobs=jobs,
         scheduler=scheduler,

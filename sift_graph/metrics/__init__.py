@@ -19,6 +19,7 @@ from sift_graph.metrics.base import CORE, METRICS, NETWORK_METRICS, find_metric,
 from sift_graph.metrics.compat import COMPAT
 from sift_graph.metrics.cost import COSTS, estimate_cost
 from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS, Change
+from sift_graph.metrics.encoded import measure_encoded
 from sift_graph.metrics.history import History
 from sift_graph.metrics.layer import Layer
 from sift_graph.metrics.metric import GROUPS, Flagged, Laws, Metric, Undefined, evaluate, is_missing
@@ -46,6 +47,7 @@ __all__ = [
     "find_metric",
     "is_missing",
     "measure",
+    "measure_encoded",
     "measure_layer",
     "register",
     "select",

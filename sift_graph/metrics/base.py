@@ -10,6 +10,8 @@ from typing import Any, Literal
 from sift_graph.errors import UsageError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.metrics.compat import COMPAT, COMPAT_METRICS
+from sift_graph.metrics.connectivity import CONNECTIVITY
+from sift_graph.metrics.cross_layer import CROSS_LAYER
 from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS
 from sift_graph.metrics.expander import EXPANDER
 from sift_graph.metrics.full_spectrum import FULL_SPECTRUM
@@ -21,6 +23,7 @@ from sift_graph.metrics.mixing import MIXING
 from sift_graph.metrics.ramanujan import RAMANUJAN
 from sift_graph.metrics.reference import REFERENCE
 from sift_graph.metrics.structure import DEGREES, STRUCTURE
+from sift_graph.metrics.topometrics import TOPOMETRICS
 from sift_graph.metrics.weighted import GRADIENT, WEIGHTED, WEIGHTED_MORE
 
 __all__ = ["CORE", "METRICS", "NETWORK_METRICS", "find_metric", "measure_layer", "register", "select"]
@@ -34,7 +37,7 @@ METRICS: dict[str, Metric] = {m.name: m for m in (*_CORE, *_MORE, *COMPAT_METRIC
 CORE: tuple[str, ...] = tuple(m.name for m in METRICS.values() if m.core)
 """Names that are computed when nothing is asked for."""
 
-NETWORK_METRICS: dict[str, Metric] = {}
+NETWORK_METRICS: dict[str, Metric] = {m.name: m for m in (*CONNECTIVITY, *CROSS_LAYER, *TOPOMETRICS)}
 """Every metric of a whole network at one step, by column name; each has ``scope="network"``."""
 
 _REGISTRIES = {"layer": METRICS, "dynamics": DYNAMICS, "network": NETWORK_METRICS}

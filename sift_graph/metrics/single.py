@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sift_graph.encodings import SINGLE, Geometry, Request, Target, encode
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask, Layout
 from sift_graph.metrics.base import METRICS, measure_layer, select
 from sift_graph.metrics.compat import COMPAT
 from sift_graph.metrics.dynamics import DYNAMICS
+from sift_graph.metrics.encoded import measure_encoded
 
 __all__ = ["measure"]
 
@@ -25,6 +27,11 @@ def measure(
     compat: str | None = None,
     layout: Layout = "oi",
     layer: str = "mask",
+    encoding: str = "kernel",
+    input_size: Sequence[int] | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | None = None,
+    dilation: int | Sequence[int] = 1,
 ) -> dict[str, Any]:
     """Measure one mask: degrees, singular values, Ramanujan gap, iterative and weighted metrics.
 
@@ -47,20 +54,28 @@ def measure(
         ``io`` for ``(*kernel, in, out)``.
     layer : str
         A name for error messages.
+    encoding : str
+        How the mask becomes a graph: ``kernel``, ``channel``, ``channel_count``, ``unrolled`` or
+        ``unrolled_circular``; see :mod:`sift_graph.encodings`, which has those of several layers too.
+    input_size : sequence of int, optional
+        Of the layer's input, without channels; the unrolled encodings need it.
+    stride, padding, dilation : int or sequence of int
+        As the layer has them, for the unrolled encodings; without a padding, the one that keeps the size at stride 1.
 
     Returns
     -------
     dict
         A value a metric, in column order: int, float in units of the mask's singular values, or str. NaN (None for
         ``is_ramanujan``) where undefined, with a word in ``note``: ``empty``, ``bound_zero``, ``no_subgraph``,
-        ``no_weights``, ``weights_not_finite``, ``weights_all_zero``, ``not_converged``. ``note`` is ``""`` otherwise.
+        ``no_weights``, ``weights_not_finite``, ``weights_all_zero``, ``not_converged``, ``encoding`` (no answer in this
+        encoding). ``note`` is ``""`` otherwise.
 
     Raises
     ------
     MaskError
         If the mask is not 0/1, has one axis, or differs in shape from the weight.
     UsageError
-        If a metric does not exist.
+        If a metric or an encoding does not exist, or the encoding does not fit.
 
     Examples
     --------
@@ -78,6 +93,12 @@ def measure(
         mask = LayerMask.from_dense(
             mask.layer, mask.mask, weight, groups=mask.groups, layout=mask.layout, source=mask.source
         )
+    if encoding != "kernel":
+        laid_out = None
+        if input_size is not None and encoding.startswith("unrolled"):
+            spatial = mask.shape[2:] if mask.layout == "oi" else mask.shape[:-2]
+            laid_out = Geometry.plain(input_size, spatial, stride=stride, padding=padding, dilation=dilation)
+        return measure_in(mask, encoding, laid_out, names)
     graph = BipartiteGraph.from_mask(mask)
     of_gradient = None
     if gradient is not None:
@@ -88,6 +109,17 @@ def measure(
             names += [name for name, metric in METRICS.items() if metric.needs == "gradient"]
     values = measure_layer(graph, names, gradient=of_gradient)
     return values if compat is None else {name.removeprefix(f"{compat}_"): value for name, value in values.items()}
+
+
+def measure_in(mask: LayerMask, encoding: str, geometry: Geometry | None, names: list[str]) -> dict[str, Any]:
+    """Measure a mask in another encoding than ``kernel``."""
+    request = Request(encoding, geometries={} if geometry is None else {mask.layer: geometry})
+    if encoding not in SINGLE:
+        raise UsageError(
+            f"layer {mask.layer!r}: the encoding {encoding!r} makes other graphs than one of one mask; make them with "
+            "sift_graph.encodings, and measure each"
+        )
+    return measure_encoded(encode(Target(mask.layer, (mask.layer,), request), [mask]), names)
 
 
 def columns_of(compat: str, metrics: Any) -> list[str]:

@@ -9,6 +9,14 @@ r"""The run directory, format ``sift-mask/1``: one directory a run, plain files,
       masks/step_000001200.safetensors
       analysis/                       what ``sift-graph analyze`` computed
 
+``sift.json`` may have a ``graph``: how the layers of the model hang together. Its channels are numbered through the
+network, ``first`` to ``first + size - 1`` for each of ``inputs``, ``layers`` (``layer``, ``shape``, ``groups``, what it
+``reads``, and the ``geometry`` of a convolution: ``size``, ``stride``, ``padding``, ``dilation``, ``output``,
+``transposed``, ``padding_mode``) and ``sums`` (``of``: its addends). ``outputs`` leave the network, ``gates`` go into
+products that are not followed. Channels are listed as runs ``[first, count, repeat]``: so many in a row, each so many
+times; first -1 stands for what no channel makes. ``unplaced`` maps the layers that have no place to the reason,
+``origin`` is ``"traced"``. A reader that does not know ``graph`` loses nothing else.
+
 A snapshot is one safetensors file. Its tensors, by name:
 
 ``mask/<layer>``

@@ -200,6 +200,16 @@ class RunWriter:
         self.layers = layers
         self._write_header({**RunReader(self.run_dir).header, "layers": [dict(layer) for layer in layers]})
 
+    def write_graph(self, graph: Mapping[str, Any]) -> None:
+        """Write to ``sift.json`` how the layers of the model hang together.
+
+        Parameters
+        ----------
+        graph : mapping
+            As :meth:`sift_graph.network_graph.NetworkGraph.record` gives it.
+        """
+        self._write_header({**RunReader(self.run_dir).header, "graph": dict(graph)})
+
     def write_snapshot(self, snapshot: Snapshot, *, weights: WeightPolicy = "fp16") -> Path:
         """Write the masks of one step.
 

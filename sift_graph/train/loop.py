@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from sift_graph.errors import TrainingError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.model_graph import trace_graph
 from sift_graph.sparsify import METHODS, MaskSet, balanced_sample, layer_name
 from sift_graph.store import RunWriter, WeightPolicy, write_atomically
 from sift_graph.train.batches import batches, batches_per_epoch, read_ahead
@@ -114,6 +115,8 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         if ranks.is_first:
             writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
             write_atomically(run_dir / CONFIG, to_toml(config).encode())
+            if not resume:
+                record_graph(trainer, writer)
             logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
         began = time.perf_counter()
         if resume:
@@ -133,6 +136,15 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
     if ranks.is_first:
         mark_finished(result)
     return result
+
+
+def record_graph(trainer: Trainer, writer: RunWriter) -> None:
+    """Write how the layers of the model hang together; a model that cannot be followed is none the worse for it."""
+    inputs, _ = trainer.data.train.batch(torch.zeros(1, dtype=torch.long))
+    try:
+        writer.write_graph(trace_graph(trainer.model, inputs.to(trainer.ranks.device)).record())
+    except UsageError as error:
+        logger.warning("the network graph is not recorded: %s", error)
 
 
 class Trainer:
