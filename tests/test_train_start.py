@@ -8,6 +8,10 @@ from sift_graph.errors import DamagedStoreError, UsageError
 from sift_graph.store import RunReader
 from sift_graph.train import describe, load_config, run
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
+from sift_graph.train.config import StartConfig
+from sift_graph.train.data import load_data
+from sift_graph.train.data.bpe import BPE
+from sift_graph.train.start import load_start
 
 SETS = [
     "model={name='resnet', width=4, depths=[1, 1]}",
@@ -141,3 +145,40 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"no")
     with pytest.raises(DamagedStoreError, match=r"broken\.pt: is not a checkpoint"):
         run(config(f"start.checkpoint={tmp_path / 'broken.pt'}"), tmp_path / "b")
+
+
+def test_the_meaning_of_tokens_goes_with_the_checkpoint(tmp_path):
+    (tmp_path / "one.txt").write_text("the cat sat on the mat. " * 400)
+    (tmp_path / "two.txt").write_text("colourless green ideas sleep furiously; " * 300)
+    sets = [
+        "model={name='gpt', width=16, depths=[1], heads=2}",
+        "training={epochs=1, batch_size=4}",
+        "masks={every=4, compensate=false}",
+        "family=sparse_wide",
+        "sparsity=0.5",
+        "method=static",
+    ]
+
+    def texts(name, **options):
+        data = {"name": "text", "path": str(tmp_path / name), "tokenizer": "bpe", "sequence_length": 16, **options}
+        return [*sets, *(f"data.{key}={value}" for key, value in data.items())]
+
+    run(load_config(sets=texts("one.txt", vocabulary=270)), tmp_path / "a")
+    start = f"start.checkpoint={tmp_path / 'a'}"
+    learnt = load_start(StartConfig(str(tmp_path / "a"))).byte_pairs
+    tuned = load_config(sets=[*texts("two.txt", vocabulary=270), start])
+    run(tuned, tmp_path / "b")
+    again = load_start(StartConfig(str(tmp_path / "b"))).byte_pairs
+    assert torch.equal(again, learnt)
+    data = load_data(tuned.data, 0, tokenizer=BPE(tuple(map(tuple, learnt.tolist()))))
+    assert len(data.train) != len(load_data(tuned.data, 0).train)
+    own = load_data(tuned.data, 0)
+    assert own.tokenizer.merges != data.tokenizer.merges
+    with pytest.raises(
+        UsageError, match=r"data\.vocabulary: 260 tokens, but the checkpoint to begin with .* on 26[1-9]"
+    ):
+        load_data(load_config(sets=texts("two.txt", vocabulary=260)).data, 0, tokenizer=data.tokenizer)
+    run(load_config(sets=[*texts("one.txt"), "data.tokenizer=bytes"]), tmp_path / "c")
+    other = [*texts("two.txt", vocabulary=270), f"start.checkpoint={tmp_path / 'c'}"]
+    with pytest.raises(UsageError, match="was not trained on byte pairs"):
+        run(load_config(sets=other), tmp_path / "d")

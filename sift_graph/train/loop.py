@@ -153,9 +153,10 @@ class Trainer:
     def __init__(self, config: Config, found: Blueprint, ranks: Ranks) -> None:
         self.config = config
         self.ranks = ranks
-        self.data: Dataset = load_data(config.data, config.seed)
-        self.model: nn.Module = build_model(config).to(ranks.device)
         start = load_start(config.start)
+        tokenizer = None if start is None else start.tokenizer_for(config)
+        self.data: Dataset = load_data(config.data, config.seed, tokenizer=tokenizer)
+        self.model: nn.Module = build_model(config).to(ranks.device)
         if start is not None:
             start.fill(self.model, config.start.fresh)
         self.optimizer = make_optimizer(self.model, config.optimizer)
@@ -363,6 +364,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "masks": None if self.masks is None else self.masks.state_dict(),
             "precision": self.precision.state_dict(),
+            "byte_pairs": None if self.data.tokenizer is None else torch.tensor(self.data.tokenizer.merges),
         }
 
     def resume(self, run_dir: Path, writer: RunWriter | None, state: Mapping[str, Any] | None) -> None:

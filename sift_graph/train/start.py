@@ -13,7 +13,8 @@ from torch import nn
 from sift_graph.errors import UsageError
 from sift_graph.sparsify import MaskSet, layer_name
 from sift_graph.train.checkpoint import CHECKPOINT, load_checkpoint
-from sift_graph.train.config import StartConfig
+from sift_graph.train.config import Config, StartConfig
+from sift_graph.train.data.bpe import BPE
 
 __all__ = ["START_MASKS", "Start", "load_start"]
 
@@ -31,11 +32,43 @@ class Start:
         Parameters and buffers of its model.
     masks : dict of str to Tensor of bool
         By parameter name; empty for a run without masks.
+    byte_pairs : Tensor of int64, shape (merges, 2), or None
+        What its tokens mean, where they are byte pairs.
     """
 
     path: Path
     weights: dict[str, torch.Tensor]
     masks: dict[str, torch.Tensor]
+    byte_pairs: torch.Tensor | None = None
+
+    def tokenizer_for(self, config: Config) -> BPE | None:
+        """Give the tokenizer that the weights were trained with, where a run reads byte pairs.
+
+        Parameters
+        ----------
+        config : Config
+
+        Returns
+        -------
+        BPE or None
+            None for other data, and where the embedding begins anew (``start.fresh``) with tokens of its own.
+
+        Raises
+        ------
+        UsageError
+            If the checkpoint does not say what its tokens mean.
+        """
+        if config.data.tokenizer != "bpe":
+            return None
+        if self.byte_pairs is not None:
+            return BPE(tuple((int(a), int(b)) for a, b in self.byte_pairs.reshape(-1, 2).tolist()))
+        if config.start.fresh:
+            return None
+        raise UsageError(
+            f"start.checkpoint: {self.path} was not trained on byte pairs, or before they were kept with it, so its "
+            "tokens mean something else than those learnt here; read bytes (data.tokenizer='bytes'), train it again, "
+            "or name the embedding and the head in start.fresh"
+        )
 
     def counts(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
         """Count the weights that each layer's mask keeps.
@@ -150,4 +183,4 @@ def load_start(config: StartConfig) -> Start | None:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict) or "masks" not in state:
         raise UsageError(f"start.checkpoint: {path} is not a checkpoint of this trainer (it has no model and masks)")
     masks = state["masks"]["masks"] if state["masks"] is not None else {}
-    return Start(path, state["model"], masks)
+    return Start(path, state["model"], masks, state.get("byte_pairs"))

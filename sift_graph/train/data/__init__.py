@@ -13,6 +13,7 @@ from typing import Literal
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.train.config import DataConfig
 from sift_graph.train.data.augment import AUGMENTATIONS
+from sift_graph.train.data.bpe import BPE
 from sift_graph.train.data.cifar import CIFAR10, CIFAR100, load_cifar
 from sift_graph.train.data.digits import load_digits
 from sift_graph.train.data.examples import Dataset, Examples
@@ -66,14 +67,14 @@ class DatasetSource:
     spec : callable
         ``spec(config) -> DataSpec``.
     load : callable
-        ``load(config, seed) -> Dataset``.
+        ``load(config, seed) -> Dataset``; of texts, ``load(config, seed, tokenizer)`` too.
     options : tuple of str
         Fields of :class:`DataConfig` that it heeds, beside ``name``, ``seed`` and ``train_samples``.
     """
 
     kind: Kind
     spec: Callable[[DataConfig], DataSpec]
-    load: Callable[[DataConfig, int], Dataset]
+    load: Callable[..., Dataset]
     options: tuple[str, ...]
 
 
@@ -199,7 +200,7 @@ def data_spec(config: DataConfig) -> DataSpec:
     return known_source(config.name).spec(config)
 
 
-def load_data(config: DataConfig, run_seed: int) -> Dataset:
+def load_data(config: DataConfig, run_seed: int, *, tokenizer: BPE | None = None) -> Dataset:
     """Load the data set that a configuration names.
 
     Parameters
@@ -207,6 +208,8 @@ def load_data(config: DataConfig, run_seed: int) -> Dataset:
     config : DataConfig
     run_seed : int
         Used where the configuration's own seed is -1.
+    tokenizer : BPE, optional
+        For a text that is read as byte pairs; otherwise they are learnt from it.
 
     Returns
     -------
@@ -217,7 +220,8 @@ def load_data(config: DataConfig, run_seed: int) -> Dataset:
     UsageError
         If there is no such data set, it is not on this disk, or its options do not fit.
     """
-    return known_source(config.name).load(config, run_seed if config.seed == -1 else config.seed)
+    load, seed = known_source(config.name).load, run_seed if config.seed == -1 else config.seed
+    return load(config, seed) if tokenizer is None else load(config, seed, tokenizer)
 
 
 def known_source(name: str) -> DatasetSource:

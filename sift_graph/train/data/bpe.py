@@ -12,7 +12,7 @@ import numpy as np
 
 from sift_graph.errors import UsageError
 
-__all__ = ["BPE", "learn_bpe"]
+__all__ = ["BPE", "BYTES", "learn_bpe"]
 
 # Letters (and every byte of a character outside ASCII), digits, other signs, each with a space before; then blanks.
 # Every byte falls in one of the four, so nothing is lost.

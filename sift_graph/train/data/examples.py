@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sift_graph.train.data.augment import NONE, Augmentation
+from sift_graph.train.data.bpe import BPE
 
 __all__ = ["Dataset", "Examples", "ImageTensors", "TokenWindows"]
 
@@ -39,10 +40,13 @@ class Dataset:
     Attributes
     ----------
     train, validation : Examples
+    tokenizer : BPE or None
+        Of texts that are read as byte pairs.
     """
 
     train: Examples
     validation: Examples
+    tokenizer: BPE | None = None
 
 
 @dataclass(frozen=True, eq=False)

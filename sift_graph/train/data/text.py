@@ -10,7 +10,7 @@ import torch
 
 from sift_graph.errors import UsageError
 from sift_graph.train.config import DataConfig
-from sift_graph.train.data.bpe import learn_bpe
+from sift_graph.train.data.bpe import BPE, BYTES, learn_bpe
 from sift_graph.train.data.examples import Dataset, TokenWindows
 from sift_graph.train.data.place import chosen_samples, data_path
 
@@ -22,13 +22,15 @@ SKIPPED = frozenset(("test", "tests", "site-packages", "dist-packages", "__pycac
 WIKITEXT = (("wiki.train.tokens", "wiki.valid.tokens"), ("wiki.train.raw", "wiki.valid.raw"))
 
 
-def load_text(config: DataConfig, seed: int) -> Dataset:
+def load_text(config: DataConfig, seed: int, tokenizer: BPE | None = None) -> Dataset:
     """Load a text file, or all files of a folder that end in ``.txt``; the last tenth of the text is for validation.
 
     Parameters
     ----------
     config : DataConfig
     seed : int
+    tokenizer : BPE, optional
+        Learnt elsewhere, where byte pairs are asked for.
 
     Returns
     -------
@@ -48,16 +50,18 @@ def load_text(config: DataConfig, seed: int) -> Dataset:
         )
     text = b"\n".join(file.read_bytes() for file in files)
     cut = len(text) * 9 // 10
-    return windows(text[:cut], text[cut:], config, seed, str(path))
+    return windows(text[:cut], text[cut:], config, seed, str(path), tokenizer)
 
 
-def load_wikitext103(config: DataConfig, seed: int) -> Dataset:
+def load_wikitext103(config: DataConfig, seed: int, tokenizer: BPE | None = None) -> Dataset:
     """Load WikiText-103 as published: its training and its validation file.
 
     Parameters
     ----------
     config : DataConfig
     seed : int
+    tokenizer : BPE, optional
+        Learnt elsewhere, where byte pairs are asked for.
 
     Returns
     -------
@@ -72,7 +76,8 @@ def load_wikitext103(config: DataConfig, seed: int) -> Dataset:
     for train, valid in WIKITEXT:
         for folder in (root, root / "wikitext-103", root / "wikitext-103-raw"):
             if (folder / train).is_file() and (folder / valid).is_file():
-                return windows((folder / train).read_bytes(), (folder / valid).read_bytes(), config, seed, str(folder))
+                texts = (folder / train).read_bytes(), (folder / valid).read_bytes()
+                return windows(*texts, config, seed, str(folder), tokenizer)
     raise UsageError(
         f"data.path: no WikiText-103 in {root}; put wiki.train.tokens and wiki.valid.tokens (or the two .raw files) "
         "there, or say where they are: --set data.path=FOLDER"
@@ -86,7 +91,7 @@ def stdlib_files() -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
 
 
-def load_stdlib(config: DataConfig, seed: int) -> Dataset:
+def load_stdlib(config: DataConfig, seed: int, tokenizer: BPE | None = None) -> Dataset:
     """Load the source of Python's standard library: each tenth file is for validation.
 
     It is there wherever Python is, but it differs from one version of Python to the next: compare only runs of one.
@@ -95,6 +100,8 @@ def load_stdlib(config: DataConfig, seed: int) -> Dataset:
     ----------
     config : DataConfig
     seed : int
+    tokenizer : BPE, optional
+        Learnt elsewhere, where byte pairs are asked for.
 
     Returns
     -------
@@ -111,14 +118,23 @@ def load_stdlib(config: DataConfig, seed: int) -> Dataset:
     texts = [file.read_bytes() for file in files]
     valid = b"\n".join(texts[::10])
     train = b"\n".join(text for i, text in enumerate(texts) if i % 10)
-    return windows(train, valid, config, seed, "stdlib")
+    return windows(train, valid, config, seed, "stdlib", tokenizer)
 
 
-def windows(train: bytes, valid: bytes, config: DataConfig, seed: int, where: str) -> Dataset:
+def windows(
+    train: bytes, valid: bytes, config: DataConfig, seed: int, where: str, tokenizer: BPE | None = None
+) -> Dataset:
     """Tokenize both parts and cut them into stretches that follow each other."""
     length = config.sequence_length or SEQUENCE_LENGTH
+    bpe = None
     if config.tokenizer == "bpe":
-        bpe = learn_bpe(train, config.vocabulary or BPE_VOCABULARY)
+        vocabulary = config.vocabulary or BPE_VOCABULARY
+        bpe = learn_bpe(train, vocabulary) if tokenizer is None else tokenizer
+        if BYTES + len(bpe.merges) > vocabulary:
+            raise UsageError(
+                f"data.vocabulary: {vocabulary} tokens, but the checkpoint to begin with was trained on "
+                f"{BYTES + len(bpe.merges)}; ask for the vocabulary of its run"
+            )
         parts = [bpe.encode(text) for text in (train, valid)]
     else:
         parts = [np.frombuffer(text, np.uint8).copy() for text in (train, valid)]
@@ -132,4 +148,4 @@ def windows(train: bytes, valid: bytes, config: DataConfig, seed: int, where: st
             )
         starts = chosen_samples(count, samples, seed, f"data.{key}_samples") * length
         made.append(TokenWindows(torch.from_numpy(tokens), starts, length))
-    return Dataset(*made)
+    return Dataset(made[0], made[1], bpe)
