@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from sift_graph.errors import SiftGraphError
 from sift_graph.metrics import NETWORK_METRICS, Metric, evaluate
 from sift_graph.metrics.cross_layer import cross_layer_pairs
 from sift_graph.metrics.network import Network
 from sift_graph.network_graph import NetworkGraph, infer_graph
-from sift_graph.parallel import unordered
+from sift_graph.parallel import one_thread, unordered
 from sift_graph.store import RunReader
 
 __all__ = ["NetworkRow", "load_network", "measure_networks"]
@@ -90,7 +88,7 @@ def measure_step(unit: Step) -> tuple[Step, NetworkRow]:
         for metric in unit.added:
             NETWORK_METRICS.setdefault(metric.name, metric)
         metrics = [NETWORK_METRICS[name] for name in unit.names]
-        with threadpool_limits(1):
+        with one_thread():
             network = load_network(RunReader(unit.run_dir), unit.step, weights=any(m.needs != "mask" for m in metrics))
             values = evaluate(network, metrics)
             values["network_note"] = values.pop("note")

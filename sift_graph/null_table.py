@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from sift_graph.errors import DamagedStoreError, NullModelError, SiftGraphError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import match_layers
 from sift_graph.metrics import measure_layer
 from sift_graph.nulls import Request, Samples, Score, draw_samples, judge
-from sift_graph.parallel import unordered
+from sift_graph.parallel import one_thread, unordered
 from sift_graph.spectrum import estimate_seconds
 from sift_graph.store import RunReader
 from sift_graph.work import INLINE_SECONDS, Failure, mask_key, sides
@@ -86,7 +85,7 @@ def draw_unit(unit: NullUnit) -> tuple[NullUnit, Drawn]:
     """Draw and measure one unit in whatever process this is; a failure is returned, not raised."""
     request = unit.request
     try:
-        with threadpool_limits(1):
+        with one_thread():
             mask = RunReader(unit.run_dir).load_entry(unit.step, unit.entry, weights=request.needs_weights)
             observed = None
             if unit.first == 0:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 from sift_graph.errors import UsageError
 
-__all__ = ["unordered"]
+__all__ = ["one_thread", "unordered"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep the pools of BLAS and OpenMP at one thread.
+
+    To look for their libraries takes a millisecond, longer than a small layer does; it is done again only when modules
+    were imported since.
+    """
+    with _pools(len(sys.modules)).limit(limits=1):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _pools(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def unordered(

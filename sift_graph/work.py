@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import xxhash
-from threadpoolctl import threadpool_limits
 
 from sift_graph.encodings import Encoded, Request, Target, encode, find_targets
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, SiftGraphError, UsageError
@@ -34,7 +33,7 @@ from sift_graph.metrics import (
     find_metric,
     measure_encoded,
 )
-from sift_graph.parallel import unordered
+from sift_graph.parallel import one_thread, unordered
 from sift_graph.store import RunReader
 
 __all__ = [
@@ -167,7 +166,7 @@ def measure_unit(unit: Unit) -> tuple[Unit, dict[str, Any] | None, str]:
     try:
         for metric in unit.added:
             METRICS.setdefault(metric.name, metric)
-        with threadpool_limits(1):
+        with one_thread():
             encoded = load_target(RunReader(unit.run_dir), unit.step, unit.entry, weights=unit.needs == "weight")
             return unit, measure_encoded(encoded, unit.names, needs="weight" if unit.needs == "weight" else "mask"), ""
     except SiftGraphError as error:

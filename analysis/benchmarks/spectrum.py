@@ -29,6 +29,7 @@ from analysis.benchmarks import workloads as wl
 from analysis.benchmarks.report import Table, machine, median_seconds, milliseconds, peak_megabytes
 from sift_graph.bounds import biregular_bound
 from sift_graph.graph import BipartiteGraph
+from sift_graph.parallel import one_thread
 from sift_graph.spectrum import leading, left_regular_subgraphs
 
 
@@ -193,7 +194,7 @@ def measure_signs(graph: BipartiteGraph) -> float:
 
 def _work(task: tuple[str, int], measured: Callable[[BipartiteGraph], float] = measure) -> tuple[float, float]:
     path, block_left = task
-    with threadpool_limits(1):
+    with one_thread():
         value = measured(BipartiteGraph("layer", np.load(path), block_left))
     return value, peak_megabytes()
 
@@ -265,6 +266,7 @@ import sys, numpy as np
 from threadpoolctl import threadpool_limits
 from analysis.benchmarks.report import peak_megabytes as peak
 from sift_graph.graph import BipartiteGraph
+from sift_graph.parallel import one_thread
 from sift_graph.spectrum import leading
 bits, left, certify, bound = np.load(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 with threadpool_limits(1):
@@ -403,6 +405,7 @@ def proofs(table: Table, quick: bool) -> None:
 COMPILE = """
 import time, numpy as np
 from sift_graph.graph import BipartiteGraph
+from sift_graph.parallel import one_thread
 from sift_graph.spectrum import leading, left_regular_subgraphs
 times = []
 for shape in ((1500, 200), (900, 300), (1100, 150)):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from sift_graph import spectrum
 from sift_graph.errors import SpectrumError, UsageError, did_you_mean
@@ -17,6 +16,7 @@ from sift_graph.masks import LayerMask
 from sift_graph.metrics import METRICS, Layer, Undefined, measure_layer
 from sift_graph.nulls.models import ROUNDS, Rewired, find_null
 from sift_graph.nulls.scoring import Score, score
+from sift_graph.parallel import one_thread
 from sift_graph.spectrum import RegularSubgraph, Spectrum
 
 __all__ = ["METRICS_COMPARED", "Request", "Samples", "compare", "draw_samples", "judge", "select_compared"]
@@ -276,6 +276,6 @@ def compare(
     (True, 0.039)
     """
     request = Request(null, select_compared(metrics), samples, seed, rounds, pattern)
-    with threadpool_limits(1):
+    with one_thread():
         observed = measure_layer(BipartiteGraph.from_mask(mask), request.metrics)
         return judge(observed, [draw_samples(mask, request)])
