@@ -150,6 +150,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_does_not_stop_the_rest(study
     again = sweep(path, tmp_path / "out")
     assert (again.finished, len(again.failed)) == ([], 5)
     assert again.skipped == first.finished
+    assert all("graph" in RunReader(run).header for run in (tmp_path / "out").iterdir() if (run / "sift.json").exists())
 
 
 def test_a_run_of_another_configuration_fails_and_is_not_touched(study, tmp_path):

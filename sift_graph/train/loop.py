@@ -115,7 +115,7 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         if ranks.is_first:
             writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
             write_atomically(run_dir / CONFIG, to_toml(config).encode())
-            if not resume:
+            if state is None:  # a run that a study begins is asked to resume too
                 record_graph(trainer, writer)
             logger.info("%s: %s MACs, %.4f of the dense model's", run_dir, f"{found.macs:,}", found.ratio)
         began = time.perf_counter()
