@@ -11,8 +11,8 @@ adding up
     added as bits, all entries of a register side by side: a full adder turns three vectors of one weight into one of
     that weight and one of twice that, so five logical operations take in as many summands as a register has bits, and
     the counts stand in "planes", one for each binary digit, until a row is finished. That takes :math:`E n / 2` bit
-    additions, with symmetry, for E ones: density times as many as bits compared, and less than the sixteenth part of an
-    instruction a multiply-add of a matrix product. Above density 1/2 the zeros are added up instead, since
+    additions, with symmetry, for E ones: density times as many as bits compared. Above density 1/2 the zeros
+    are added up instead, since
 
     .. math:: G_{ij} = d_i + d_j - m + \bar G_{ij},
 
