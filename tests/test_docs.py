@@ -1,5 +1,6 @@
 """What the documentation says works, as it stands there."""
 
+import ast
 import re
 
 import numpy as np
@@ -77,3 +78,44 @@ def test_the_metric_of_the_how_to_works_and_fits_its_page(root, capsys):
         assert METRICS["hub_excess"].origin == "user"
     finally:
         METRICS.pop("hub_excess", None)
+
+
+def texts(node):
+    """Give the fixed parts of each string of a syntax tree; implicit concatenations are one string."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.JoinedStr):
+            parts = [v.value if isinstance(v, ast.Constant) else "…" for v in child.values]
+            yield "".join(map(str, parts))
+        elif isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+
+
+def test_the_messages_of_the_faq_are_raised_somewhere(root):
+    said = [t for path in (root / "sift_graph").rglob("*.py") for t in texts(ast.parse(path.read_text()))]
+    messages = re.findall(r'^### "(.*)"$', (root / "docs/faq.md").read_text(), flags=re.MULTILINE)
+    assert len(messages) > 10
+    for message in messages:
+        assert any(message in text for text in said), message
+
+
+def test_the_columns_of_the_page_on_bounds_exist(root):
+    text = (root / "docs/bounds.md").read_text()
+    named = {word for word in re.findall(r"`([a-z0-9_]+)`", text) if "_" in word}
+    options = {"sigma_2_lo", "bound_zero"}  # a column of every table, and a word of its notes
+    assert named - options
+    assert named - options - set(METRICS) == set()
+
+
+def test_links_inside_the_repository_lead_somewhere(root):
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("analysis/**/*.md")]
+    assert len(pages) > 15
+    for page in pages:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", text):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_every_page_of_the_docs_is_in_the_contents(root):
+    listed = (root / "docs/index.md").read_text().splitlines()
+    for page in root.glob("docs/*.md"):
+        assert page.stem == "index" or page.stem in listed, page.name

@@ -1,6 +1,8 @@
-"""Directives that print the metric catalogue and the command line's help from the code itself."""
+"""Directives that print the metric catalogue, the command line's help and the extras from what defines them."""
 
 import os
+import tomllib
+from pathlib import Path
 from typing import ClassVar
 
 from docutils import nodes
@@ -54,27 +56,16 @@ class MetricCatalogue(Directive):
 class CommandHelp(Directive):
     """The help text of each command, as a terminal of 100 columns shows it."""
 
-    commands: ClassVar[list[str]] = [
-        "train",
-        "sweep",
-        "analyze",
-        "correlate",
-        "report",
-        "show",
-        "metrics",
-        "describe",
-        "import",
-    ]
-
     def run(self):
         """Ask the command itself."""
+        import typer
         from typer.testing import CliRunner
 
         from sift_graph.cli import app
 
         os.environ |= {"TERMINAL_WIDTH": "100", "COLUMNS": "100", "NO_COLOR": "1"}
         found = []
-        for command in self.commands:
+        for command in typer.main.get_command(app).list_commands(None):
             section = nodes.section(ids=[f"command-{command}"])
             section += nodes.title(text=f"sift-graph {command}")
             section += nodes.literal_block(text=CliRunner().invoke(app, [command, "--help"]).stdout, language="none")
@@ -82,8 +73,19 @@ class CommandHelp(Directive):
         return found
 
 
+class Extras(Directive):
+    """The optional parts of the package, from its pyproject.toml."""
+
+    def run(self):
+        """Build the table."""
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        rows = [[name, ", ".join(needs)] for name, needs in project["optional-dependencies"].items()]
+        return [table(["extra", "installs"], rows)]
+
+
 def setup(app):
     """Register the directives."""
     app.add_directive("metric-catalogue", MetricCatalogue)
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("extras-table", Extras)
     return {"parallel_read_safe": True, "version": "1"}
