@@ -41,9 +41,9 @@ lint: $(VENV)/.dev ## format, style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev ## build docs/_build/html
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+docs: $(VENV)/.dev ## run the notebooks, build docs/_build/html
+	SIFT_GRAPH_RUN_NOTEBOOKS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The docs: file://$(CURDIR)/docs/_build/html/index.html"
 
 clean: ## remove what make made, but not runs/
-	rm -rf $(VENV) docs/_build docs/api build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build docs/api docs/studies docs/notebooks build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

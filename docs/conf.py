@@ -20,12 +20,13 @@ extensions = [
     "sphinx.ext.mathjax",
     "catalogue",
     "studies",
+    "tutorials",
 ]
 exclude_patterns = ["_build", "_ext", "_templates"]
 templates_path = ["_templates"]
-source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["dollarmath", "deflist"]
-nb_execution_mode = "off"
+nb_execution_mode = "off"  # the extension "tutorials" runs them, in their own directory
 autosummary_generate = True
 autosummary_imported_members = False
 numpydoc_show_class_members = False

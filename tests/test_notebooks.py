@@ -38,7 +38,7 @@ def test_notebook_runs(notebook, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     images, _, complaints = done.stdout.partition("\n")
-    assert int(images) >= 3
+    assert int(images) >= 1
     assert "Warning" not in complaints, complaints
     assert "stderr" not in complaints, complaints
 
