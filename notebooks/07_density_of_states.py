@@ -14,8 +14,9 @@
 # # The density of states
 #
 # Two singular values are a summary; the whole spectrum says *what kind* of graph a mask is. Small layers are
-# decomposed. For large ones the density is estimated by stochastic Lanczos quadrature, with an error band, and held against two
-# laws: Marchenko–Pastur (independent random entries) and Kesten–McKay (a random graph with these degrees everywhere).
+# decomposed. For large ones the density is estimated by stochastic Lanczos quadrature, with an error band, and held
+# against two laws: Marchenko–Pastur (independent random entries) and Kesten–McKay (a random graph with these degrees
+# everywhere).
 
 # %%
 import matplotlib.pyplot as plt
