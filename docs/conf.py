@@ -17,8 +17,8 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "catalogue",
+    "mathml",
     "studies",
     "tutorials",
 ]
@@ -32,6 +32,7 @@ autosummary_imported_members = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
+html_math_renderer = "mathml"
 html_theme = "pydata_sphinx_theme"
 html_title = "sift-graph"
 html_theme_options = {"show_prev_next": False, "navigation_with_keys": False}
