@@ -9,46 +9,51 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 
-def table(headings, rows):
-    """Build a table of literal and plain cells."""
+def table(headings, rows, widths=None):
+    """Build a table of literal and plain cells; a cell of several texts has the others in small print below."""
     group = nodes.tgroup(cols=len(headings))
-    group.extend(nodes.colspec(colwidth=1) for _ in headings)
+    group.extend(nodes.colspec(colwidth=width) for width in widths or [1] * len(headings))
     head, body = nodes.thead(), nodes.tbody()
     for target, lines in ((head, [headings]), (body, rows)):
         for line in lines:
             row = nodes.row()
             for i, cell in enumerate(line):
-                text = nodes.literal(text=cell) if i == 0 and target is body else nodes.Text(cell)
-                row += nodes.entry("", nodes.paragraph("", "", text))
+                first, *more = cell if isinstance(cell, tuple) else (cell,)
+                text = nodes.literal(text=first) if i == 0 and target is body else nodes.Text(first)
+                small = [nodes.paragraph(text=line, classes=["text-muted", "small"]) for line in more if line]
+                row += nodes.entry("", nodes.paragraph("", "", text), *small)
             target += row
     group += head
     group += body
-    return nodes.table("", group, classes=["table-sm"])
+    return nodes.table("", group, classes=["table-sm", "colwidths-given"])
 
 
 class MetricCatalogue(Directive):
     """Every metric of the registries, a section for each group."""
 
-    headings: ClassVar[list[str]] = [
-        "column", "formula", "range", "undefined", "cost", "source", "what it tells, and what not", "tested against",
-    ]  # fmt: skip
+    headings: ClassVar[list[str]] = ["column", "formula; range", "what it tells, and what not"]
 
     def run(self):
         """Build a table for each group."""
+        self.state.document.settings.env.note_reread()  # what it prints is not in the page's own file
         from sift_graph.metrics import COSTS, DYNAMICS, GROUPS, METRICS, NETWORK_METRICS
 
         everything = [*METRICS.values(), *DYNAMICS.values(), *NETWORK_METRICS.values()]
         found = []
         for group, title in GROUPS.items():
             rows = [
-                [m.name, m.formula, m.values, m.undefined, COSTS[m.cost].order, m.source, m.predicts, m.oracle]
+                [
+                    m.name,
+                    (m.formula, f"In {m.values}. Undefined: {m.undefined or 'never'}. Cost: {COSTS[m.cost].order}."),
+                    (m.predicts, f"Source: {m.source}." + (f" Tested against: {m.oracle}." if m.oracle else "")),
+                ]
                 for m in everything
                 if m.group == group
             ]
             if rows:
                 section = nodes.section(ids=[f"group-{group}"])
                 section += nodes.title(text=f"{title} ({group})")
-                section += table(self.headings, rows)
+                section += table(self.headings, rows, [24, 38, 38])
                 found.append(section)
         return found
 
@@ -58,6 +63,7 @@ class CommandHelp(Directive):
 
     def run(self):
         """Ask the command itself."""
+        self.state.document.settings.env.note_reread()
         import typer
         from typer.testing import CliRunner
 
