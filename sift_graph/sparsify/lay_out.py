@@ -12,6 +12,7 @@ from torch import nn
 
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.sparsify.at_init import INITIALISERS, Evidence, Loss, choose, synflow_masks
+from sift_graph.sparsify.constructions import CONSTRUCTIONS, construct
 from sift_graph.sparsify.mask_set import MaskSet
 from sift_graph.sparsify.options import MethodOptions
 from sift_graph.sparsify.placement import PLACEMENTS
@@ -20,7 +21,7 @@ __all__ = ["LAYOUTS", "lay_out"]
 
 logger = logging.getLogger(__name__)
 
-LAYOUTS = (*PLACEMENTS, "dense", *INITIALISERS, "synflow")
+LAYOUTS = (*PLACEMENTS, *CONSTRUCTIONS, "dense", *INITIALISERS, "synflow")
 
 
 def lay_out(
@@ -44,8 +45,8 @@ def lay_out(
     counts : mapping of str to int
         Weights to keep, by parameter name.
     layout : str
-        One of :data:`LAYOUTS`: a placement at random, ``dense`` for masks of ones, or a score of pruning at
-        initialisation.
+        One of :data:`LAYOUTS`: a placement at random, a construction of known structure, ``dense`` for masks of ones,
+        or a score of pruning at initialisation.
     seed : int
         Of masks placed at random.
     scope : {"layer", "global"}
@@ -82,6 +83,23 @@ def lay_out(
     parameters = {name: named[name] for name in counts}
     if layout in PLACEMENTS:
         return MaskSet(parameters, counts, seed=seed, placement=layout, costs=costs)
+    if layout in CONSTRUCTIONS:
+        made = {
+            name: torch.from_numpy(
+                construct(
+                    layout,
+                    tuple(weight.shape),
+                    counts[name],
+                    _generator(seed, name),
+                    strength=options.strength,
+                    communities=options.communities,
+                )
+            ).to(weight.device)
+            for name, weight in parameters.items()
+        }
+        return MaskSet(
+            parameters, {name: int(mask.sum()) for name, mask in made.items()}, seed=seed, masks=made, costs=costs
+        )
     if layout == "dense":
         ones = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in parameters.items()}
         return MaskSet(parameters, counts, seed=seed, masks=ones, costs=costs)
@@ -102,11 +120,16 @@ def lay_out(
     if empty := [name for name, count in found.items() if not count]:
         logger.warning("%s leaves no weight in %s: these layers have collapsed", layout, ", ".join(empty))
     if options.shuffle:
-        masks = {name: shuffled(mask, [seed, zlib.crc32(name.encode())]) for name, mask in masks.items()}
+        masks = {name: shuffled(mask, _generator(seed, name)) for name, mask in masks.items()}
     return MaskSet(parameters, found, seed=seed, masks=masks, costs=costs)
 
 
-def shuffled(mask: torch.Tensor, seed: Sequence[int]) -> torch.Tensor:
+def _generator(seed: int, name: str) -> np.random.Generator:
+    """Make the generator of one parameter."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def shuffled(mask: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
     """Place as many ones at random."""
-    flat = np.random.default_rng(seed).permutation(mask.cpu().numpy().ravel())
+    flat = generator.permutation(mask.cpu().numpy().ravel())
     return torch.from_numpy(flat).view(mask.shape).to(mask.device)

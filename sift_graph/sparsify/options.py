@@ -26,6 +26,10 @@ class MethodOptions:
         SNIP and GraSP: training samples of each class to score on.
     shuffle : bool
         Pruning at initialisation: keep the number of weights in each layer, place them at random.
+    strength : float
+        Constructed masks: how strong the communities or hubs are; 0 is random.
+    communities : int
+        Constructed masks of communities: how many.
     synflow_rounds : int
         SynFlow: how many times it scores and prunes.
     initial_sparsity : float
@@ -54,6 +58,8 @@ class MethodOptions:
     drop_floor: float = 0.0
     samples_per_class: int = 10
     shuffle: bool = False
+    strength: float = 0.0
+    communities: int = 2
     synflow_rounds: int = 100
     initial_sparsity: float = 0.0
     exploration: float = 1.0
@@ -77,6 +83,8 @@ class MethodOptions:
         for key, good, expected in (
             ("drop_floor", 0 <= self.drop_floor <= 1, "in [0, 1]"),
             ("samples_per_class", self.samples_per_class >= 1, "1 or more"),
+            ("strength", 0 <= self.strength < float("inf"), "0 or more"),
+            ("communities", self.communities >= 1, "1 or more"),
             ("synflow_rounds", self.synflow_rounds >= 1, "1 or more"),
             ("initial_sparsity", 0 <= self.initial_sparsity < 1, "at least 0 and below 1"),
             ("exploration", self.exploration > 0, "above 0"),

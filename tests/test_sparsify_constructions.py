@@ -1,0 +1,113 @@
+"""Masks of known structure: equal density and fan-in whatever the strength, and a gap that follows the dial."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sift_graph import measure
+from sift_graph.errors import MaskError
+from sift_graph.sparsify import MethodOptions, lay_out
+from sift_graph.sparsify.constructions import CONSTRUCTIONS, construct
+
+SHAPE, COUNT = (24, 24, 3, 3), 24 * 22 + 5
+
+
+def draw(name, strength=0.0, seed=0, shape=SHAPE, count=COUNT):
+    return construct(name, shape, count, np.random.default_rng(seed), strength=strength)
+
+
+def mean_gap(name, strength=0.0):
+    return np.mean([measure(draw(name, strength, seed))["ramanujan_gap_norm"] for seed in range(6)])
+
+
+@given(
+    name=st.sampled_from(sorted(CONSTRUCTIONS)),
+    outputs=st.integers(1, 9),
+    channels=st.integers(1, 9),
+    kernel=st.sampled_from([(), (1, 1), (3, 3)]),
+    share=st.floats(0.01, 1),
+    strength=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_every_output_has_the_same_fan_in(name, outputs, channels, kernel, share, strength, seed):
+    shape = (outputs, channels, *kernel)
+    count = max(outputs, round(share * np.prod(shape)))
+    if name in ("community", "aligned_community") and min(outputs, channels) < 2:
+        return
+    given_strength = strength if name in ("community", "aligned_community", "hubs") else 0
+    mask = draw(name, given_strength, seed, shape, count)
+    assert mask.dtype == np.bool_
+    assert mask.shape == shape
+    assert set(mask.reshape(outputs, -1).sum(axis=1)) == {count // outputs}
+
+
+def test_the_gap_falls_with_the_strength_of_communities():
+    gaps = [mean_gap("community", strength) for strength in (0, 0.5, 0.75, 0.9, 1)]
+    assert all(np.diff(gaps) < 0)
+    assert gaps[0] - gaps[-1] > 0.25
+
+
+def test_full_strength_is_two_components_and_no_strength_a_random_mask():
+    assert measure(draw("community", 1.0), metrics=["n_components"])["n_components"] == 2
+    four = construct("community", SHAPE, COUNT, np.random.default_rng(0), strength=1.0, communities=4)
+    assert measure(four, metrics=["n_components"])["n_components"] == 4
+    random = [measure(draw("hubs", 0.0, seed))["ramanujan_gap_norm"] for seed in range(6)]
+    assert mean_gap("community") == pytest.approx(np.mean(random), abs=0.02)
+
+
+def test_aligned_communities_are_the_same_in_every_layer():
+    first = draw("aligned_community", 1.0).any(axis=(2, 3))
+    assert not first[:12, 12:].any()
+    assert not first[12:, :12].any()
+    assert draw("community", 1.0).any(axis=(2, 3))[:12, 12:].any()
+
+
+def test_hubs_spread_the_fan_out_and_even_does_not():
+    def spread(name, strength=0.0):
+        return measure(draw(name, strength), metrics=["cv_left_degree_all"])["cv_left_degree_all"]
+
+    assert spread("hubs", 0.5) < spread("hubs", 1.0) < spread("hubs", 1.5)
+    degrees = draw("even").sum(axis=0)
+    assert np.ptp(degrees) <= 1
+    assert spread("even") < spread("hubs", 0.0) < spread("hubs", 1.0)
+
+
+def test_low_overlap_is_better_than_random():
+    random, even, best = mean_gap("hubs"), mean_gap("even"), mean_gap("low_overlap")
+    assert best > even + 0.02
+    assert best > random + 0.04
+    assert np.ptp(draw("low_overlap").sum(axis=0)) <= 1
+
+
+def test_kernels_are_whole_spread_or_at_the_same_positions():
+    whole, spread, same = (draw(name) for name in ("whole_kernels", "spread_kernels", "same_positions"))
+    degree, positions = COUNT // 24, 9
+    assert set(whole.any(axis=(2, 3)).sum(axis=1)) == {-(-degree // positions)}
+    assert set(spread.any(axis=(2, 3)).sum(axis=1)) == {degree}  # 22 of 24 channels: one position each
+    assert same.any(axis=(0, 1)).sum() == 1
+
+
+def test_a_strength_that_does_not_fit_is_said():
+    with pytest.raises(
+        MaskError, match=r"'community': expected a strength in \[0, 1\], found 1.5; set options.strength"
+    ):
+        draw("community", 1.5)
+    with pytest.raises(MaskError, match=r"'even': expected a strength 0, as it has none, found 0.5"):
+        draw("even", 0.5)
+    with pytest.raises(MaskError, match=r"expected 1 to 24 communities for 24 outputs and 24 channels, found 25"):
+        construct("community", SHAPE, COUNT, np.random.default_rng(0), communities=25)
+    with pytest.raises(MaskError, match=r"expected 1 or more weights for each of 24 outputs, found 20 in all"):
+        draw("hubs", count=20)
+
+
+def test_a_model_takes_them_as_its_first_masks():
+    model = nn.Sequential(nn.Conv2d(6, 8, 3, bias=False), nn.Conv2d(8, 8, 3, bias=False))
+    counts = {"0.weight": 100, "1.weight": 100}
+    masks = lay_out(model, counts, layout="community", seed=1, options=MethodOptions(strength=1.0))
+    again = lay_out(model, counts, layout="community", seed=1, options=MethodOptions(strength=1.0))
+    assert masks.edges() == {"0.weight": 96, "1.weight": 96}
+    for name, mask in masks.masks().items():
+        assert (mask == again.masks()[name]).all()
+        assert measure(mask, metrics=["n_components"])["n_components"] >= 2
