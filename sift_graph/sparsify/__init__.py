@@ -7,6 +7,7 @@ masks and applies them, a *method* of :data:`METHODS` moves them by a :class:`Sc
 from __future__ import annotations
 
 from sift_graph.sparsify.at_init import balanced_sample
+from sift_graph.sparsify.constructions import CONSTRUCTIONS, construct
 from sift_graph.sparsify.distributions import DISTRIBUTIONS, densities, layer_counts
 from sift_graph.sparsify.gradual import Gradual
 from sift_graph.sparsify.lay_out import LAYOUTS, lay_out
@@ -19,6 +20,7 @@ from sift_graph.sparsify.selection import largest, largest_overall
 from sift_graph.sparsify.static import Static
 
 __all__ = [
+    "CONSTRUCTIONS",
     "DISTRIBUTIONS",
     "LAYOUTS",
     "METHODS",
@@ -31,6 +33,7 @@ __all__ = [
     "Schedule",
     "Static",
     "balanced_sample",
+    "construct",
     "densities",
     "largest",
     "largest_overall",

@@ -3,7 +3,7 @@
 Each construction takes the shape of a weight, the number of weights to keep, a strength and a generator, and gives
 every output the same number of inputs, ``count // outputs``. So two masks of one shape and count differ in *where* the
 edges lie, and in nothing else that fan-in or density could explain. Strength 0 is a random mask of constant fan-in
-wherever a construction has a strength.
+wherever a construction has a strength. *Binding* then makes communities of any of them, at all of its degrees.
 
 A left vertex is one input channel at one kernel position, as in :mod:`sift_graph.graph`.
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sift_graph.errors import MaskError
+from sift_graph.sparsify.binding import bind
+from sift_graph.sparsify.incidence import incidence
 
 __all__ = ["CONSTRUCTIONS", "construct"]
 
@@ -45,6 +47,7 @@ def construct(
     *,
     strength: float = 0.0,
     communities: int = 2,
+    binding: float = 0.0,
 ) -> np.ndarray:
     """Make one layer's mask.
 
@@ -61,6 +64,9 @@ def construct(
         In [0, 1] for communities, 0 or more for hubs; the others have none and take 0.
     communities : int
         Of outputs, and of channels.
+    binding : float
+        In [0, 1]: share of the edges between communities, drawn anew in each layer, that are then brought within one by
+        trades that keep every degree.
 
     Returns
     -------
@@ -69,7 +75,8 @@ def construct(
     Raises
     ------
     MaskError
-        If an output would get no weight, or the strength or the number of communities does not fit.
+        If an output would get no weight, the strength or the number of communities does not fit, or there is no
+        incidence structure of that size.
 
     Examples
     --------
@@ -88,12 +95,15 @@ def construct(
     if not 0 <= strength <= most:
         where = f"in [0, {most:g}]" if 0 < most < math.inf else "0 or more" if most else "0, as it has none"
         raise MaskError(f"masks.init={name!r}: expected a strength {where}, found {strength:g}; set options.strength")
-    if most == 1 and not 1 <= communities <= min(outputs, channels):
+    if (most == 1 or binding) and not 1 <= communities <= min(outputs, channels):
         raise MaskError(
             f"masks.init={name!r}: expected 1 to {min(outputs, channels)} communities for {outputs} outputs and "
             f"{channels} channels, found {communities}; set options.communities"
         )
     rows = CONSTRUCTIONS[name]((outputs, channels, positions, degree), Dial(strength, communities), generator)
+    if binding:
+        mine, theirs = (generator.permutation(n) * communities // n for n in (outputs, channels))
+        rows = bind(rows, mine, np.repeat(theirs, positions), binding, generator)
     return rows.reshape(shape)
 
 
@@ -181,12 +191,25 @@ def same_positions(rows: Rows, dial: Dial, generator: np.random.Generator) -> np
     return _largest(keys, degree)
 
 
+def relabelled_incidence(rows: Rows, dial: Dial, generator: np.random.Generator) -> np.ndarray:
+    """Take lines for outputs and points for inputs, of a projective plane or a net, in random order."""
+    outputs, channels, positions, degree = rows
+    lines = incidence(outputs, channels * positions, degree)
+    if lines is None:
+        raise MaskError(
+            f"masks.init='incidence': there is none of {outputs} outputs, {channels * positions} inputs and fan-in "
+            f"{degree}; for a prime q take q^2 + q + 1 of both and fan-in q + 1, or kq outputs, q^2 inputs and fan-in q"
+        )
+    return lines[generator.permutation(outputs)][:, generator.permutation(channels * positions)]
+
+
 CONSTRUCTIONS: dict[str, Construction] = {
     "community": community,
     "aligned_community": aligned_community,
     "hubs": hubs,
     "even": even,
     "low_overlap": low_overlap,
+    "incidence": relabelled_incidence,
     "whole_kernels": whole_kernels,
     "spread_kernels": spread_kernels,
     "same_positions": same_positions,

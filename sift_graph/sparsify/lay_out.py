@@ -93,6 +93,7 @@ def lay_out(
                     _generator(seed, name),
                     strength=options.strength,
                     communities=options.communities,
+                    binding=options.binding,
                 )
             ).to(weight.device)
             for name, weight in parameters.items()

@@ -30,6 +30,8 @@ class MethodOptions:
         Constructed masks: how strong the communities or hubs are; 0 is random.
     communities : int
         Constructed masks of communities: how many.
+    binding : float
+        Constructed masks: share of the edges between communities that are brought within one, all degrees kept.
     synflow_rounds : int
         SynFlow: how many times it scores and prunes.
     initial_sparsity : float
@@ -60,6 +62,7 @@ class MethodOptions:
     shuffle: bool = False
     strength: float = 0.0
     communities: int = 2
+    binding: float = 0.0
     synflow_rounds: int = 100
     initial_sparsity: float = 0.0
     exploration: float = 1.0
@@ -85,6 +88,7 @@ class MethodOptions:
             ("samples_per_class", self.samples_per_class >= 1, "1 or more"),
             ("strength", 0 <= self.strength < float("inf"), "0 or more"),
             ("communities", self.communities >= 1, "1 or more"),
+            ("binding", 0 <= self.binding <= 1, "in [0, 1]"),
             ("synflow_rounds", self.synflow_rounds >= 1, "1 or more"),
             ("initial_sparsity", 0 <= self.initial_sparsity < 1, "at least 0 and below 1"),
             ("exploration", self.exploration > 0, "above 0"),

@@ -107,8 +107,8 @@ class MaskConfig:
         A key of ``sift_graph.sparsify.DISTRIBUTIONS``.
     init : str
         How the first masks are laid out: ``exact``, ``bernoulli``, ``constant_fan_in``, ``magnitude``, ``snip``,
-        ``grasp``, ``synflow``, or a construction (``community``, ``hubs``, ...; page "controlled masks" of the docs);
-        ``own`` for the way of the method or the distribution.
+        ``grasp``, ``synflow``, or a construction (``community``, ``hubs``, ...; page "methods" of the docs); ``own``
+        for the way of the method or the distribution.
     compensate : bool
         Choose densities so that the whole model costs what the dense one does. False is ``ift.compensate = "no"``.
     every : int
