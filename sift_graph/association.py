@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Association"]
+__all__ = ["Association", "settled"]
+
+
+def settled(values: np.ndarray | None) -> np.ndarray | None:
+    """Round to 40 bits: a mean over the same layers in another order differs in the last bit, and must not rank so."""
+    if values is None or not len(values) or not np.abs(values).max() > 0:
+        return values
+    quantum = np.exp2(np.floor(np.log2(np.abs(values).max())) - 40)
+    return np.asarray(np.round(values / quantum) * quantum)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +43,8 @@ class Association:
     rank: bool = False
 
     def __post_init__(self) -> None:
-        # A mean over the same layers in another order differs in the last bit; a rank must not be made of that.
         for name in ("x", "y", "control"):
-            values = getattr(self, name)
-            if values is not None and len(values) and np.abs(values).max() > 0:
-                quantum = np.exp2(np.floor(np.log2(np.abs(values).max())) - 40)
-                object.__setattr__(self, name, np.round(values / quantum) * quantum)
+            object.__setattr__(self, name, settled(getattr(self, name)))
 
     def _data(self) -> tuple[np.ndarray, ...]:
         """List the arrays that are resampled together."""

@@ -2,7 +2,7 @@ r"""Correlate topology with accuracy, always beside the value at fixed sparsity 
 
 A correlation that is pooled over sparsities is mostly a correlation with density: the normalised gap of a random mask
 is a function of density alone, and mean layer density ranks methods about as well as any spectral metric. So every
-metric is reported in four views, and mean layer density itself stands as a row beside them:
+metric is reported in several views, and mean layer density itself stands as a row beside them:
 
 ``pooled``
     all runs together
@@ -11,11 +11,18 @@ metric is reported in four views, and mean layer density itself stands as a row 
 ``within sparsity``
     all runs, partial given sparsity as a category: what the strata say together
 ``partial given mean_density``
-    all runs, partial given the mean density over layers
+    all runs, partial given the mean density over layers; with ``and sparsity``, given both
+``fixed family``, ``fixed method``
+    the runs of one family or method, a row for each, where there are several
+``within family, method and sparsity``
+    all runs, given what was asked for: what is left between seeds
+``within runs``
+    over the steps of each run (:mod:`sift_graph.over_time`), clustered by run
 
-Each run enters once, with its last recorded step. Intervals are bootstrapped over runs (BCa, and the plain percentile
-interval where BCa does not exist); p values are two-sided t tests, adjusted by Benjamini and Hochberg over all metrics
-of the same view, stratum and statistic.
+Each run enters once, with its last recorded step; only ``within runs`` takes all of its steps. Intervals are
+bootstrapped over runs (BCa, and the plain percentile interval where BCa does not exist); p values are two-sided, of a t
+test (Spearman, Pearson), of the normal limit (Kendall) or clustered by run, adjusted by Benjamini and Hochberg over all
+metrics of the same view, stratum and statistic.
 """
 
 from __future__ import annotations
@@ -29,7 +36,10 @@ import pandas as pd
 from scipy import stats
 
 from sift_graph.association import Association
+from sift_graph.concordance import Concordance
 from sift_graph.errors import UsageError, did_you_mean
+from sift_graph.joining import NULL_SUFFIX, with_null_scores
+from sift_graph.over_time import WITHIN_RUNS, Trajectories
 from sift_graph.strata import CONTROL, PARTIAL, POOLED, VIEWS, WITHIN, View, last_steps, views
 
 __all__ = [
@@ -43,7 +53,7 @@ __all__ = [
     "target_column",
 ]
 
-STATISTICS = ("spearman", "pearson")
+STATISTICS = ("spearman", "kendall", "pearson")
 MIN_RUNS = 4
 SMALL_SAMPLE = 10
 
@@ -86,6 +96,7 @@ def correlate(
     n_boot: int = 2000,
     seed: int = 0,
     include_dense: bool = False,
+    nulls: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Correlate each metric with a target: pooled, at fixed sparsity, and given density.
 
@@ -106,11 +117,15 @@ def correlate(
     include_dense : bool
         Keep runs of the family ``dense``. Their masks are all ones, so their topology says nothing; by default they
         are left out.
+    nulls : DataFrame, optional
+        Comparisons with random masks, as ``run.nulls()`` gives them: their mean z-scores over layers,
+        ``<metric>_null_z``, stand as metrics of their own.
 
     Returns
     -------
     DataFrame
-        One row per metric, view, stratum and statistic, with the columns `COLUMNS`. ``n_runs`` counts the runs of the
+        One row per metric, view, stratum and statistic, with the columns `COLUMNS`. In the view ``within runs``, ``n``
+        counts steps. ``n_runs`` counts the runs of the
         stratum, ``n`` those with both values, ``coverage`` is the mean share of layers on which the metric is defined.
         ``estimate``, ``lo``, ``hi``, ``p`` and ``p_adjusted`` are NaN where they do not exist, with a word in ``note``:
         ``too_few_runs``, ``constant``, ``constant_target``, ``no_values``, ``target_missing``, ``is_the_control``,
@@ -157,13 +172,26 @@ def correlate(
         )
         raise UsageError(f"target {target!r}: no column {f'final_{target}'!r} or {target!r} in the network frame{hint}")
     names = _metric_names(network, metrics)
+    if nulls is not None and len(nulls):
+        network = with_null_scores(network, nulls)
+        scores = [c for c in network.columns if str(c).endswith(NULL_SUFFIX)]
+        names = [*(n for n in names if n != CONTROL), *scores, *(n for n in names if n == CONTROL)]
     runs, attrs = last_steps(network, column, names, include_dense=include_dense)
-    rows = [
+    rows: list[dict[str, Any]] = [
         _row(view, metric, target, column, statistic, confidence, n_boot, seed, attrs["note"])
         for metric in names
         for view in views(runs)
         for statistic in STATISTICS
     ]
+    if target in network and network["run"].duplicated().any():
+        steps = network[network["run"].isin(runs["run"])]
+        rows += [
+            _over_time(steps, metric, target, statistic, confidence, n_boot, seed)
+            for metric in names
+            for statistic in ("spearman", "pearson")
+        ]
+    order = {name: i for i, name in enumerate(names)}
+    rows.sort(key=lambda row: order[row["metric"]])
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     _adjust(table)
     _flag_simpson(table)
@@ -260,22 +288,38 @@ def _row(
     notes = [common_note, view.note]
     problem = _problem(view, metric, x, y, both)
     if not problem:
-        sample = Association(
-            x[both],
-            y[both],
-            None if view.codes is None else _recode(view.codes[both]),
-            None if view.control is None else view.control[both],
-            rank=statistic == "spearman",
+        codes = None if view.codes is None else _recode(view.codes[both])
+        control = None if view.control is None else view.control[both]
+        sample = (
+            Concordance(x[both], y[both], codes, control)
+            if statistic == "kendall"
+            else Association(x[both], y[both], codes, control, rank=statistic == "spearman")
         )
         estimate = sample.estimate()
         if math.isfinite(estimate):
             row["estimate"] = estimate
             row["p"] = sample.p_value(estimate)
             row["lo"], row["hi"], word = sample.interval(confidence, n_boot, seed)
-            notes += [word, "small_sample" if len(sample.x) < SMALL_SAMPLE else ""]
+            notes += [word, "small_sample" if both.sum() < SMALL_SAMPLE else ""]
         else:
             problem = "determined_by_control" if view.codes is not None or view.control is not None else "constant"
     row["note"] = "; ".join(filter(None, [problem, *notes]))
+    return row
+
+
+def _over_time(
+    steps: pd.DataFrame, metric: str, target: str, statistic: str, confidence: float, n_boot: int, seed: int
+) -> dict[str, Any]:
+    """One row of the table for the steps within runs."""
+    sample = Trajectories.of(steps, metric, target, rank=statistic == "spearman")
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
+    row |= {"metric": metric, "target": target, "view": WITHIN_RUNS, "stratum": "all", "statistic": statistic}
+    row |= {"n": sample.n, "n_runs": len(sample.sums), "note": sample.problem}
+    row["coverage"] = float(np.isfinite(steps[metric].astype(float)).mean())
+    if not sample.problem:
+        row["estimate"], row["p"] = sample.estimate(), sample.p_value()
+        row["lo"], row["hi"] = sample.interval(confidence, n_boot, seed)
+        row["note"] = "small_sample" if len(sample.sums) < SMALL_SAMPLE else ""
     return row
 
 

@@ -281,8 +281,8 @@ def correlation_forest(
     ----------
     table : DataFrame
         As `sift_graph.correlate.correlate` returns it.
-    statistic : {"spearman", "pearson"}
-        Which of the two.
+    statistic : {"spearman", "kendall", "pearson"}
+        Which of them.
     metrics : sequence of str, optional
         Which metrics; by default all, in the table's order.
     ax : Axes, optional

@@ -13,12 +13,27 @@ import numpy as np
 import pandas as pd
 
 from sift_graph.errors import UsageError
+from sift_graph.over_time import WITHIN_RUNS
 
-__all__ = ["CONTROL", "FIXED", "PARTIAL", "POOLED", "VIEWS", "WITHIN", "View", "last_steps", "views"]
+__all__ = [
+    "CONTROL",
+    "FIXED",
+    "PARTIAL",
+    "PARTIAL_WITHIN",
+    "POOLED",
+    "VIEWS",
+    "WITHIN",
+    "WITHIN_CELL",
+    "View",
+    "last_steps",
+    "views",
+]
 
 CONTROL = "mean_density"
 POOLED, FIXED, WITHIN, PARTIAL = "pooled", "fixed sparsity", "within sparsity", f"partial given {CONTROL}"
-VIEWS = (POOLED, FIXED, WITHIN, PARTIAL)
+PARTIAL_WITHIN, WITHIN_CELL = f"partial given {CONTROL} and sparsity", "within family, method and sparsity"
+FIXED_ONE = {"family": "fixed family", "method": "fixed method"}
+VIEWS = (POOLED, FIXED, WITHIN, PARTIAL, PARTIAL_WITHIN, *FIXED_ONE.values(), WITHIN_CELL, WITHIN_RUNS)
 _IDENTITY = ("family", "method", "sparsity", "seed")
 
 
@@ -76,7 +91,7 @@ def last_steps(
 
 
 def views(runs: pd.DataFrame) -> Iterator[View]:
-    """Draw the views in their order: pooled, each sparsity, within sparsity, given density."""
+    """Draw the views in their order; those of one family, one method or one cell only where there are several."""
     yield View(POOLED, "all", runs)
     if "sparsity" in runs:
         sparsity = runs["sparsity"].astype(float).round(6)
@@ -90,3 +105,14 @@ def views(runs: pd.DataFrame) -> Iterator[View]:
         yield View(WITHIN, "all", known, codes=codes, note=note)
     if CONTROL in runs:
         yield View(PARTIAL, "all", runs, control=runs[CONTROL].to_numpy(dtype=float))
+        if "sparsity" in runs and len(strata) > 1:
+            yield View(PARTIAL_WITHIN, "all", known, codes=codes, control=known[CONTROL].to_numpy(dtype=float))
+    for column, name in FIXED_ONE.items():
+        kinds = sorted(map(str, runs[column].dropna().unique())) if column in runs else []
+        for kind in kinds if len(kinds) > 1 else []:
+            yield View(name, kind, runs[runs[column].astype(str) == kind])
+    cells = [name for name in ("family", "method", "sparsity") if name in runs]
+    if len(cells) > 1:
+        cell = runs.groupby(cells, dropna=False).ngroup().to_numpy()
+        if len(np.unique(cell)) > 1:
+            yield View(WITHIN_CELL, "all", runs, codes=cell)

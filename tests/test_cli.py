@@ -235,7 +235,7 @@ def test_correlate_prints_each_view_and_its_json(study):
     assert content["schema"] == "sift-graph/correlate/1"
     rows = content["rows"]
     assert {"metric", "view", "statistic", "n", "estimate", "lo", "hi", "p", "p_adjusted", "note"} <= set(rows[0])
-    assert {r["statistic"] for r in rows} == {"spearman", "pearson"}
+    assert {r["statistic"] for r in rows} == {"spearman", "kendall", "pearson"}
     pooled = next(r for r in rows if r["metric"] == "ramanujan_gap_norm" and r["view"] == "pooled")
     assert pooled["n"] == 9
 
