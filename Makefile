@@ -6,11 +6,11 @@ JOBS   ?= 2
 STUDY  ?= runs/demo
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench clean study-controlled study-observational
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +31,15 @@ demo: $(VENV)/.torch ## train a small Sparse-IFT study on real images, analyze i
 	$(BIN)/sift-graph correlate $(STUDY) --with val_accuracy
 	@report=$$($(BIN)/sift-graph report $(STUDY) --title 'Demo: Sparse Wide on digits') && \
 	  echo && echo "The report: file://$(CURDIR)/$$report"
+
+study-controlled: $(VENV)/.torch ## rerun the controlled experiment: 620 runs, about 40 minutes of a core
+	$(BIN)/sift-graph sweep analysis/studies/controlled.toml --out runs/controlled -j $(JOBS)
+	$(BIN)/sift-graph sweep analysis/studies/controlled_mlp.toml --out runs/controlled_mlp -j $(JOBS)
+	$(BIN)/python -m analysis.controlled.summarise runs/controlled runs/controlled_mlp analysis/controlled
+
+study-observational: $(VENV)/.torch ## rerun the observational study: 610 runs
+	$(BIN)/sift-graph sweep analysis/studies/observational.toml --out runs/observational -j $(JOBS)
+	$(BIN)/python -m analysis.observational.summarise runs/observational analysis/observational -j $(JOBS)
 
 test: $(VENV)/.dev ## set up, and pass the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -175,19 +175,30 @@ class MaskRecorder:
         return self._background is not None
 
     @property
+    def newest(self) -> int | None:
+        """Step of the newest snapshot, on disk or handed on; None before the first."""
+        return self._newest
+
+    @property
     def attached(self) -> bool:
         """Whether the recorder follows an optimizer."""
         return self._handle is not None
 
     def attach(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, masks: Any = None, step: int | None = None
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        masks: Any = None,
+        step: int | None = None,
     ) -> Self:
         """Follow an optimizer: record now, and from then on after its steps.
 
         Parameters
         ----------
         model : torch.nn.Module
-        optimizer : torch.optim.Optimizer
+        optimizer : torch.optim.Optimizer or None
+            None for one without hooks: call :meth:`after_step` then.
         masks : optional
             Where the masks are, if you know; as for :func:`sift_graph.sources.find_masks`.
         step : int, optional
@@ -211,12 +222,12 @@ class MaskRecorder:
         if self._background is None or self._writer is None:
             return self
         if self.attached:
-            if self._get_model() is model and self._optimizer is not None and self._optimizer() is optimizer:
+            if self._get_model() is model and self._get_optimizer() is optimizer:
                 return self
             raise UsageError("the recorder is attached to another model or optimizer; call detach() first")
         hook = "register_step_post_hook" if self.when == "post_step" else "register_step_pre_hook"
         hooked = _innermost(optimizer)
-        if not hasattr(hooked, hook):
+        if optimizer is not None and not hasattr(hooked, hook):
             raise UsageError(
                 f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}, which has no {hook}; "
                 "call recorder.snapshot(step, masks) in the training loop instead"
@@ -224,7 +235,8 @@ class MaskRecorder:
         from sift_graph.sources import layer_table
 
         self._background.surface()
-        self._model, self._optimizer, self._masks = weakref.ref(model), weakref.ref(optimizer), masks
+        self._model, self._masks = weakref.ref(model), masks
+        self._optimizer = None if optimizer is None else weakref.ref(optimizer)
         self.step = step if step is not None else (self._newest or 0)
         try:
             if self._newest is not None and self.step < self._newest:
@@ -240,7 +252,7 @@ class MaskRecorder:
             if self._newest is None and self.example_input is not None:
                 self._record_graph(model)
             self._look(first=True)
-            self._handle = getattr(hooked, hook)(self._hook)
+            self._handle = _NoHook() if optimizer is None else getattr(hooked, hook)(self._hook)
         except BaseException:
             self.detach()
             raise
@@ -275,6 +287,15 @@ class MaskRecorder:
 
     def _get_model(self) -> Any:
         return None if self._model is None else self._model()
+
+    def _get_optimizer(self) -> Any:
+        return None if self._optimizer is None else self._optimizer()
+
+    def after_step(self) -> None:
+        """Say that a step was made, for an optimizer without hooks, attached as None."""
+        if self.attached:
+            self.step += 1
+            self._watch()
 
     def _hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Follow one optimizer step."""
@@ -315,7 +336,7 @@ class MaskRecorder:
 
         return find_masks(
             model,
-            self._optimizer() if self._optimizer is not None else None,
+            self._get_optimizer(),
             masks=self._masks,
             layers=self.layers,
             source=self.source,
@@ -331,7 +352,9 @@ class MaskRecorder:
             self._digests, self._newest = {}, self._writer.newest
         return any(self._digests.get(name) != layer.digest for name, layer in layers.items())
 
-    def snapshot(self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None) -> bool:
+    def snapshot(
+        self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None, if_due: bool = False
+    ) -> bool:
         """Record masks by hand, for a loop that has no optimizer hooks.
 
         Parameters
@@ -343,12 +366,14 @@ class MaskRecorder:
             ``(mask, weight)`` pairs.
         epoch : float, optional
             Passes over the data so far.
+        if_due : bool
+            Obey `every` and `on_change`, as hooks do. By default what is handed over is recorded.
 
         Returns
         -------
         bool
             Whether a snapshot was handed on: false if the recorder is disabled, if the queue was full and the policy
-            is ``"drop"``, or if this step is recorded already, with the same masks.
+            is ``"drop"``, if it is not due, or if this step is recorded already, with the same masks.
 
         Raises
         ------
@@ -375,6 +400,8 @@ class MaskRecorder:
         snapshot = Snapshot(step, layers, epoch)
         changed = self._changed(layers)
         if snapshot.step == self._newest and not changed:
+            return False
+        if if_due and ((self.every and step % self.every) or (self.on_change and not changed)):
             return False
         if self._newest is not None and snapshot.step <= self._newest:
             raise RunDirectoryError(
@@ -439,6 +466,22 @@ class MaskRecorder:
         self._writer.rewind(step)  # the background thread has nothing to do, so this one may use the writer
         self._newest, self._digests = self._writer.newest, self._writer.digests
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer steps seen, for a checkpoint."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the step of a checkpoint; what was recorded after it is put aside.
+
+        Parameters
+        ----------
+        state : mapping
+            As :meth:`state_dict` gave it.
+        """
+        self.step = int(state["step"])
+        if self._newest is not None and self.step < self._newest:
+            self.rewind(self.step)
+
     def flush(self) -> None:
         """Wait until all that was handed on is on disk, and raise what went wrong since the last call."""
         if self._background is not None:
@@ -469,6 +512,13 @@ class MaskRecorder:
             self.close()
         except SiftGraphError as lost:
             logger.error("while training broke off: %s", lost)  # the error on its way says more than this one
+
+
+class _NoHook:
+    """Stands for the hook of an optimizer that has none."""
+
+    def remove(self) -> None:
+        """Have nothing to remove."""
 
 
 def _innermost(optimizer: Any) -> Any:

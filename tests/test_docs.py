@@ -119,3 +119,13 @@ def test_every_page_of_the_docs_is_in_the_contents(root):
     pages = list(root.glob("docs/*.md"))
     listed = {line for page in pages for block in blocks(page, "{toctree}") for line in block.splitlines()}
     assert {page.stem for page in pages} - listed == {"index"}
+
+
+def test_the_snippets_of_the_trainers_page_run(root, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    for code in blocks(root / "docs/trainers.md", "python"):
+        framework = re.search(r"sift_graph\.integrations\.(\w+)", code)[1]
+        pytest.importorskip({"hf": "transformers"}.get(framework, framework))
+        exec(code, {})

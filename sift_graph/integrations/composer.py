@@ -1,0 +1,68 @@
+"""The recorder as a callback of Composer (mosaicml)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sift_graph.errors import UsageError
+from sift_graph.integrations.following import Following
+
+try:
+    from composer import Callback, Logger, State
+except ImportError as error:
+    raise UsageError(f'this callback needs {error.name}; pip install "sift-graph[composer]"') from error
+
+__all__ = ["MaskRecorderCallback"]
+
+
+class MaskRecorderCallback(Callback):  # type: ignore[misc]
+    """Record masks while a Composer ``Trainer`` fits; it changes nothing of the state.
+
+    Parameters
+    ----------
+    run_dir : path
+    part : str, optional
+        Record this submodule only, and name layers from there.
+    masks : optional
+        Where the masks are, if they are not found (:meth:`sift_graph.MaskRecorder.attach`).
+    **options
+        Of :class:`sift_graph.MaskRecorder`.
+    """
+
+    def __init__(
+        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
+    ) -> None:
+        self.following = Following(run_dir, part=part, masks=masks, **options)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Begin, at the batch where the trainer is: Composer makes one optimizer step of each."""
+        from composer.utils import dist
+
+        if dist.get_global_rank() == 0:
+            self.following.begin(state.model, state.optimizers[0], int(state.timestamp.batch))
+
+    def epoch_start(self, state: State, logger: Logger) -> None:
+        """Note the epoch."""
+        self.following.at_epoch(float(int(state.timestamp.epoch)))
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Log what was evaluated."""
+        for metrics in state.eval_metrics.values():
+            self.following.log({name: metric.compute() for name, metric in metrics.items()})
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Record where it stands."""
+        self.following.finish()
+
+    def close(self, state: State, logger: Logger) -> None:
+        """End, after an error too."""
+        self.following.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer steps seen."""
+        return self.following.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore: the trainer knows its batch, and the directory its run."""
+        self.following.step = int(state.get("step", 0))

@@ -1,0 +1,111 @@
+"""What every callback shares: a recorder that is made when training begins, and ended when it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sift_graph.record import MaskRecorder
+
+__all__ = ["Following", "numbers"]
+
+
+class Following:
+    """A recorder of one training, made late: nothing is written before training begins, or by other ranks.
+
+    Parameters
+    ----------
+    run_dir : path
+    part : str, optional
+        Record this submodule only, and name layers from there: ``"model"`` for a Lightning module that wraps one.
+    masks : optional
+        As :meth:`sift_graph.MaskRecorder.attach`.
+    **options
+        Of :class:`sift_graph.MaskRecorder`.
+    """
+
+    def __init__(
+        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
+    ) -> None:
+        self.run_dir, self.part, self.masks, self.options = run_dir, part, masks, options
+        self.recorder: MaskRecorder | None = None
+        self.step = 0  # when it last ended, or was loaded
+
+    def begin(self, model: Any, optimizer: Any, step: int) -> MaskRecorder:
+        """Follow the optimizer from this step on.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+        optimizer : torch.optim.Optimizer
+            Or a wrapper of one.
+        step : int
+            Optimizer steps done before; above 0 the run is gone on with, and what it recorded later is put aside.
+
+        Returns
+        -------
+        MaskRecorder
+        """
+        self.finish()
+        options = {"resume": step > 0} | self.options
+        self.recorder = MaskRecorder(self.run_dir, **options)
+        try:
+            target = model if self.part is None else model.get_submodule(self.part)
+            self.recorder.attach(target, optimizer, masks=self.masks, step=step)
+        except BaseException:
+            self.recorder.close()
+            self.recorder = None
+            raise
+        return self.recorder
+
+    def finish(self) -> None:
+        """Record where it stands, and close; may be called again."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            self.step = recorder.step
+            recorder.close()
+
+    def at_epoch(self, epoch: float | None) -> None:
+        """Say how many passes over the data there were."""
+        if self.recorder is not None:
+            self.recorder.epoch = epoch
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers among these to ``metrics.jsonl``."""
+        found = numbers(row)
+        if self.recorder is not None and found:
+            step = {"step": self.recorder.step}
+            epoch = {} if self.recorder.epoch is None else {"epoch": self.recorder.epoch}
+            self.recorder.log({**step, **epoch, **found})
+
+    def state(self) -> dict[str, Any]:
+        """Optimizer steps seen, for a checkpoint."""
+        return {"step": self.step if self.recorder is None else self.recorder.step}
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what is one number, tensors of one element included.
+
+    Parameters
+    ----------
+    row : mapping
+
+    Returns
+    -------
+    dict of str to float
+
+    Examples
+    --------
+    >>> numbers({"loss": 0.5, "name": "a", "step": 3, "ok": True})
+    {'loss': 0.5}
+    """
+    found = {}
+    for name, value in row.items():
+        if name in ("step", "epoch") or isinstance(value, bool | str | bytes) or value is None:
+            continue
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    return found

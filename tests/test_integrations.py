@@ -1,0 +1,405 @@
+"""The recorder inside real trainers: through training, resume, errors and end, and nothing changed by it.
+
+Composer and fastai do not install beside this torch: their callbacks run against stand-ins built to the documented
+hooks (`fake_composer`, `fake_fastai`).
+"""
+
+import gc
+import sys
+import types
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from sift_graph.store import RunReader
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the trainers' own
+
+STEPS = 6  # optimizer steps of the small training: 12 batches, two a step
+
+
+def build():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    for layer in (model[0], model[2]):
+        prune.random_unstructured(layer, "weight", 0.5)
+    return model
+
+
+def move(model):
+    """Move a mask, as a method of dynamic sparse training would."""
+    mask = model[0].weight_mask
+    mask.copy_(mask.roll(1, 0))
+
+
+def batches(n=12):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 8, generator=generator) for _ in range(n)]
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def steps_of(path):
+    return RunReader(path).steps
+
+
+# Lightning, under both names
+
+
+def lightning_parts(name):
+    lightning = pytest.importorskip(name, reason=f"{name} is an extra")
+    integration = pytest.importorskip(f"sift_graph.integrations.{'lightning' if '.' in name else name}")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, fail_at=None):
+            super().__init__()
+            self.model, self.losses, self.fail_at = build(), [], fail_at
+
+        def training_step(self, batch, index):
+            loss = self.model(batch).square().mean()
+            self.losses.append(loss.item())
+            self.log("train_loss", loss)
+            if self.fail_at is not None and len(self.losses) > self.fail_at:
+                raise RuntimeError("boom")
+            return loss
+
+        def optimizer_step(self, *args, **kwargs):
+            super().optimizer_step(*args, **kwargs)
+            move(self.model)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def fit(folder, callbacks, module=None, epochs=1, resume=None):
+        module = module or Module()
+        trainer = lightning.Trainer(
+            max_epochs=epochs, accelerator="cpu", accumulate_grad_batches=2, logger=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=folder, callbacks=callbacks,
+            enable_checkpointing=False,
+        )  # fmt: skip
+        loader = torch.utils.data.DataLoader(batches(), batch_size=None)
+        trainer.fit(module, loader, ckpt_path=resume)
+        return trainer, module
+
+    return integration.MaskRecorderCallback, Module, fit
+
+
+@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
+def test_lightning(tmp_path, name):
+    callback_type, module_type, fit = lightning_parts(name)
+    _, plain = fit(tmp_path, [])
+    trainer, module = fit(tmp_path, [callback_type(tmp_path / "a", part="model", every=1, on_change=False)])
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
+    assert module.losses == plain.losses
+    same(module.state_dict(), plain.state_dict())
+    reader = RunReader(tmp_path / "a")
+    assert reader.load_snapshot(0).layers.keys() == {"0", "2"}
+    assert any("train_loss" in row for row in reader.metrics())
+
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    fit(
+        tmp_path,
+        [callback_type(tmp_path / "a", part="model", every=1, on_change=False)],
+        epochs=2,
+        resume=tmp_path / "c.ckpt",
+    )
+    assert steps_of(tmp_path / "a") == list(range(2 * STEPS + 1))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit(tmp_path, [callback_type(tmp_path / "b", part="model")], module_type(fail_at=6))
+    assert steps_of(tmp_path / "b")[-1] == 3
+
+
+def test_lightning_lets_the_model_go(tmp_path):
+    callback_type, _, fit = lightning_parts("lightning.pytorch")
+    callback = callback_type(tmp_path / "a", part="model")
+    trainer, module = fit(tmp_path, [callback])
+    gone = weakref.ref(module.model)
+    del trainer, module
+    gc.collect()
+    assert gone() is None
+
+
+# Hugging Face Trainer, and Accelerate
+
+
+def hf_parts():
+    transformers = pytest.importorskip("transformers", reason="transformers is an extra")
+    from sift_graph.integrations.hf import MaskRecorderCallback
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = build()
+
+        def forward(self, x):
+            return {"loss": self.body(x).square().mean()}
+
+    class Moving(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kw):
+            move(kw["model"].body)
+
+    class Rows(torch.utils.data.Dataset):
+        def __init__(self):
+            self.rows = torch.cat(batches())
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, i):
+            return {"x": self.rows[i]}
+
+    def fit(folder, callbacks, steps=STEPS, resume=None, **options):
+        arguments = transformers.TrainingArguments(
+            output_dir=str(folder), max_steps=steps, per_device_train_batch_size=5, gradient_accumulation_steps=2,
+            report_to=[], logging_steps=1, save_steps=3, use_cpu=True, disable_tqdm=True, seed=0, **options,
+        )  # fmt: skip
+        trainer = transformers.Trainer(Model(), arguments, train_dataset=Rows(), callbacks=[*callbacks, Moving()])
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return MaskRecorderCallback, fit
+
+
+def test_hugging_face(tmp_path):
+    callback_type, fit = hf_parts()
+    plain = fit(tmp_path / "plain", [])
+    trainer = fit(tmp_path / "run", [callback_type(tmp_path / "a", part="body", every=1, on_change=False)])
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
+    same(trainer.model.state_dict(), plain.model.state_dict())
+    losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (trainer, plain)]
+    assert losses[0] == losses[1]
+    assert any("loss" in row for row in RunReader(tmp_path / "a").metrics())
+
+    middle = str(tmp_path / "run" / "checkpoint-3")
+    fit(
+        tmp_path / "run", [callback_type(tmp_path / "a", part="body", every=1, on_change=False)], steps=STEPS + 2,
+        resume=middle, restore_callback_states_from_checkpoint=True,
+    )  # fmt: skip
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 3))
+    aside = list((tmp_path / "a/masks/abandoned").rglob("*.safetensors"))
+    assert len(aside) == 3  # steps 4, 5 and 6 of the first training
+
+
+def test_accelerate(tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is an extra")
+    from sift_graph import MaskRecorder
+    from sift_graph.integrations.accelerate import MaskTracker
+
+    def fit(recorded, resume=False):
+        model = build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        recorder = MaskRecorder(tmp_path / "a", every=1, on_change=False, resume=resume) if recorded else None
+        accelerator = accelerate.Accelerator(
+            cpu=True, gradient_accumulation_steps=2, log_with=[MaskTracker(recorder)] if recorded else None
+        )
+        model, optimizer = accelerator.prepare(model, optimizer)
+        if recorded:
+            accelerator.init_trackers("x")
+            if resume:
+                accelerator.register_for_checkpointing(recorder)
+                accelerator.load_state(tmp_path / "state")
+                recorder.attach(accelerator.unwrap_model(model), optimizer, step=recorder.step)
+            else:
+                recorder.attach(accelerator.unwrap_model(model), optimizer)
+                accelerator.register_for_checkpointing(recorder)
+        losses = []
+        for i, batch in enumerate(batches()):
+            with accelerator.accumulate(model):
+                loss = model(batch).square().mean()
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
+                if accelerator.sync_gradients:
+                    accelerator.log({"loss": loss}, step=(i + 1) // 2)
+                    move(accelerator.unwrap_model(model))
+            if recorded and i == 5 and not resume:
+                accelerator.save_state(tmp_path / "state")
+        accelerator.end_training()
+        return losses, accelerator.unwrap_model(model).state_dict()
+
+    plain, weights = fit(False)
+    losses, recorded = fit(True)
+    assert losses == plain
+    same(recorded, weights)
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
+    assert [row["step"] for row in RunReader(tmp_path / "a").metrics()] == list(range(1, STEPS + 1))
+    fit(True, resume=True)
+    assert steps_of(tmp_path / "a") == list(range(3 + STEPS + 1))
+
+
+# Ignite
+
+
+def ignite_fit(path, *, fail_at=None, epochs=1, state=None, model=None):
+    ignite = pytest.importorskip("ignite.engine", reason="pytorch-ignite is an extra")
+    from sift_graph.integrations.ignite import MaskHandler
+
+    model = model or build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+
+    def update(engine, batch):
+        if fail_at is not None and len(losses) > fail_at:
+            raise RuntimeError("boom")
+        loss = model(batch).square().mean()
+        losses.append(loss.item())
+        (loss / 2).backward()
+        if engine.state.iteration % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            move(model)
+
+    trainer = ignite.Engine(update)
+    handler = None
+    if path is not None:
+        handler = MaskHandler(path, model, optimizer, every=1, on_change=False).attach(trainer)
+        if state is not None:
+            handler.load_state_dict(state)
+    trainer.run(batches(), max_epochs=epochs)
+    return losses, model, handler
+
+
+def test_ignite(tmp_path):
+    plain, plain_model, _ = ignite_fit(None)
+    losses, model, handler = ignite_fit(tmp_path / "a")
+    assert losses == plain
+    same(model.state_dict(), plain_model.state_dict())
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
+    assert handler.state_dict() == {"step": STEPS}
+    ignite_fit(tmp_path / "a", state={"step": 4}, model=model)
+    assert steps_of(tmp_path / "a") == list(range(4 + STEPS + 1))
+    assert len(list((tmp_path / "a/masks/abandoned").rglob("*.safetensors"))) == 2
+    with pytest.raises(RuntimeError, match="boom"):
+        ignite_fit(tmp_path / "b", fail_at=6)
+    assert steps_of(tmp_path / "b")[-1] == 3
+
+
+# Keras
+
+
+def test_keras(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="keras is an extra")
+    from sift_graph.integrations.keras import MaskRecorderCallback
+
+    x = np.concatenate([b.numpy() for b in batches()])
+
+    def fit(callbacks, model=None, epochs=1):
+        keras.utils.set_random_seed(0)
+        if model is None:
+            model = keras.Sequential(
+                [keras.Input((8,)), keras.layers.Dense(16, name="a"), keras.layers.Dense(4, name="b")]
+            )
+            model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
+            rng = np.random.default_rng(0)
+            kernel = model.get_layer("a").kernel
+            kernel.assign(keras.ops.convert_to_numpy(kernel) * (rng.random(kernel.shape) < 0.5))
+        history = model.fit(
+            x, np.zeros((60, 4)), batch_size=5, shuffle=False, verbose=0, callbacks=callbacks, epochs=epochs
+        )
+        return history.history["loss"], [keras.ops.convert_to_numpy(w) for w in model.weights], model
+
+    losses, weights, _ = fit([])
+    recorded, there, model = fit([MaskRecorderCallback(tmp_path / "a", on_change=False)])
+    assert recorded == losses
+    assert all(np.array_equal(a, b) for a, b in zip(weights, there, strict=True))
+    assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
+    first = RunReader(tmp_path / "a").load_snapshot(0).layers
+    name = next(n for n in first if n.endswith("a"))
+    assert first[name].shape == (16, 8)  # turned: outputs first
+    assert 0 < first[name].edges < 128
+    assert first[name].source == "weight!=0"
+    fit([MaskRecorderCallback(tmp_path / "a", on_change=False)], model)
+    assert steps_of(tmp_path / "a") == list(range(2 * STEPS + 1))
+
+    kept = np.eye(16, 4, dtype=bool)
+    fit([MaskRecorderCallback(tmp_path / "b", masks=lambda model: {"b": kept})])
+    (layer,) = RunReader(tmp_path / "b").load_snapshot(0).layers.values()
+    assert layer.source == "keras"
+    assert np.array_equal(layer.mask, kept.T)
+
+
+# Composer and fastai, by their documented hooks
+
+
+@pytest.fixture
+def fake_composer(monkeypatch):
+    composer, utils = types.ModuleType("composer"), types.ModuleType("composer.utils")
+    composer.Callback, composer.Logger, composer.State = type("Callback", (), {}), object, object
+    utils.dist = types.SimpleNamespace(get_global_rank=lambda: 0)
+    monkeypatch.setitem(sys.modules, "composer", composer)
+    monkeypatch.setitem(sys.modules, "composer.utils", utils)
+    monkeypatch.delitem(sys.modules, "sift_graph.integrations.composer", raising=False)
+
+
+def test_composer_by_its_documented_hooks(tmp_path, fake_composer):
+    from sift_graph.integrations.composer import MaskRecorderCallback
+
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    metric = types.SimpleNamespace(compute=lambda: torch.tensor(0.5))
+    for start, end in ((0, 4), (2, 5)):
+        callback = MaskRecorderCallback(tmp_path / "a", every=1, on_change=False)
+        state = types.SimpleNamespace(
+            model=model, optimizers=[optimizer], timestamp=types.SimpleNamespace(batch=start, epoch=0),
+            eval_metrics={"eval": {"accuracy": metric}},
+        )  # fmt: skip
+        callback.fit_start(state, None)
+        callback.epoch_start(state, None)
+        for batch in batches(end - start):
+            model(batch).square().mean().backward()
+            optimizer.step()
+            move(model)
+        callback.eval_end(state, None)
+        assert callback.state_dict() == {"step": end}
+        callback.fit_end(state, None)
+        callback.close(state, None)
+    assert steps_of(tmp_path / "a") == [0, 1, 2, 3, 4, 5]
+    assert list(RunReader(tmp_path / "a").metrics())[-1]["accuracy"] == 0.5
+
+
+@pytest.fixture
+def fake_fastai(monkeypatch):
+    for name in ("fastai", "fastai.callback", "fastai.callback.core"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["fastai.callback.core"].Callback = type("Callback", (), {"order": 0})
+    monkeypatch.delitem(sys.modules, "sift_graph.integrations.fastai", raising=False)
+
+
+def test_fastai_by_its_documented_hooks(tmp_path, fake_fastai):
+    from sift_graph.integrations.fastai import MaskRecorderCallback
+
+    model = build()
+    callback = MaskRecorderCallback(tmp_path / "a", every=1, on_change=False)
+    callback.learn = types.SimpleNamespace(
+        model=model, training=True, pct_train=0.5, n_epoch=2,
+        recorder=types.SimpleNamespace(metric_names=["epoch", "valid_loss"], log=[0, 0.25]),
+    )  # fmt: skip
+    for _ in range(2):
+        callback.before_fit()
+        for _ in range(3):
+            callback.before_batch()
+            callback.after_step()
+            move(model)
+        callback.after_epoch()
+        callback.after_fit()
+    assert steps_of(tmp_path / "a") == list(range(7))
+    assert next(iter(RunReader(tmp_path / "a").metrics()))["valid_loss"] == 0.25
+    assert callback.order > 60
+
+
+def test_a_missing_framework_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "composer", None)
+    monkeypatch.delitem(sys.modules, "sift_graph.integrations.composer", raising=False)
+    with pytest.raises(Exception, match=r'needs composer; pip install "sift-graph\[composer\]"'):
+        __import__("sift_graph.integrations.composer")
