@@ -111,3 +111,42 @@ def test_a_study_of_which_no_run_is_finished_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="holds no finished run; train the study with `sift-graph sweep`"):
         run_script("digits", monkeypatch)
     assert not (tmp_path / "results.csv").exists()
+
+
+def test_the_controlled_and_the_observational_script_run(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "c"
+    base = 'family = "sparse_wide"\nsparsity = 0.5\nmethod = "static"\n'
+    base += 'model = { name = "mlp", width = 24, depths = [2] }\n'
+    base += 'data = { name = "digits", train_samples = 60 }\nmasks = { compensate = false }\n'
+    base += "training = { epochs = 1, batch_size = 30 }\n"
+    grid = 'seeds = 2\n[[grid]]\nmasks.init = ["community"]\noptions.strength = [0.0, 0.5, 1.0]\n'
+    (tmp_path / "c.toml").write_text(f'{grid}[[grid]]\nmasks.init = ["even"]\n[config]\n{base}')
+    assert len(sweep(tmp_path / "c.toml", folder).finished) == 8
+    monkeypatch.setattr(sys, "argv", ["summarise", str(folder), str(folder), str(tmp_path / "out")])
+    run_script("controlled", monkeypatch)
+    shown = capsys.readouterr().out
+    assert "| residual network | random | 0.0000 | 2 |" in shown
+    assert "| fully connected | even fan-out | 0.0000 | 2 |" in shown
+    frame = pd.read_csv(tmp_path / "out/results.csv")
+    assert frame.groupby("structure")["edges"].nunique().eq(1).all()
+    assert (tmp_path / "out/dose_response.svg").stat().st_size > 5000
+
+    monkeypatch.setattr(sys, "argv", ["summarise", str(folder), str(tmp_path / "o")])
+    run_script("observational", monkeypatch)
+    assert "mean_density" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "o/results.csv")) == 8
+
+
+def test_the_page_of_the_controlled_study_shows_the_tables_of_its_results(request):
+    from analysis.controlled.summarise import against_random, trends
+    from analysis.paired import markdown
+
+    folder = request.config.rootpath / "analysis/controlled"
+    frame = pd.read_csv(folder / "results.csv")
+    page = (folder / "README.md").read_text()
+    for line in markdown(against_random(frame)).splitlines():
+        assert line in page
+    rows = trends(frame)
+    assert set(rows["dial"]) == {"communities", "hubs"}
+    assert len(frame) == 620
+    assert f"| {rows['p (Page, falling)'].iloc[1]:.2g} |" in page

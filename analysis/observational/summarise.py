@@ -22,7 +22,7 @@ from sift_graph.prediction import held_out, sentence
 
 IDENTITY = ["run", "family", "method", "sparsity", "seed", "step"]
 VIEWS = {
-    "pooled": "pooled",
+    "pooled": "all runs",
     "within sparsity": "at fixed sparsity",
     "partial given mean_density and sparsity": "given density and sparsity",
     "within family, method and sparsity": "between seeds",
