@@ -58,7 +58,7 @@ plt.show()
 # sparsity. `mean_density` stands in the table as a metric of its own: a spectral metric has to beat it.
 
 # %%
-table = correlate(runs, target="val_accuracy", n_boot=500)
+table = correlate(runs, target="val_accuracy", n_boot=200)
 views = ["pooled", "within sparsity", "partial given mean_density and sparsity", "within family, method and sparsity"]
 rho = table[(table["statistic"] == "spearman") & table["view"].isin(views)]
 cells = rho.assign(
