@@ -32,7 +32,7 @@ demo: $(VENV)/.torch ## train a small Sparse-IFT study on real images, analyze i
 	@report=$$($(BIN)/sift-graph report $(STUDY) --title 'Demo: Sparse Wide on digits') && \
 	  echo && echo "The report: file://$(CURDIR)/$$report"
 
-study-controlled: $(VENV)/.torch ## rerun the controlled experiment: 620 runs, about 40 minutes of a core
+study-controlled: $(VENV)/.torch ## rerun the controlled experiment: 620 runs, about 45 minutes of a core
 	$(BIN)/sift-graph sweep analysis/studies/controlled.toml --out runs/controlled -j $(JOBS)
 	$(BIN)/sift-graph sweep analysis/studies/controlled_mlp.toml --out runs/controlled_mlp -j $(JOBS)
 	$(BIN)/python -m analysis.controlled.summarise runs/controlled runs/controlled_mlp analysis/controlled

@@ -44,7 +44,7 @@ for sparsity in (0.5, 0.9):
                     "model.width=4",
                     "data.train_samples=300",
                     "data.noise=0.7",
-                    "training.epochs=12",
+                    "training.epochs=8",
                     "masks.every=8",
                 ],
             )
@@ -52,7 +52,7 @@ for sparsity in (0.5, 0.9):
 
 layers, network = sg.analyze(root), sg.network(root)
 nulls = pd.concat([sg.open(path).nulls("degree", samples=20) for path in sorted(root.iterdir())])
-table = correlate(network, target="val_accuracy")
+table = correlate(network, target="val_accuracy", n_boot=300)
 page = report.write_report(
     layers, network, root / "report.html", correlations=table, nulls=nulls, title="A small study"
 )

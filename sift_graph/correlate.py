@@ -40,7 +40,7 @@ from sift_graph.concordance import Concordance
 from sift_graph.errors import UsageError, did_you_mean
 from sift_graph.joining import NULL_SUFFIX, with_null_scores
 from sift_graph.over_time import WITHIN_RUNS, Trajectories
-from sift_graph.strata import CONTROL, PARTIAL, POOLED, VIEWS, WITHIN, View, last_steps, views
+from sift_graph.strata import CONTROL, PARTIAL, POOLED, VIEWS, WITHIN, WITHIN_CELL, View, last_steps, views
 
 __all__ = [
     "COLUMNS",
@@ -427,6 +427,15 @@ def conclude(rows: pd.DataFrame) -> str:
         verdict = "The sign reverses when sparsity is held fixed, so the pooled value must not be read as a link."
     else:
         verdict = _verdict(pooled, [view for _, view in usable], complete=len(usable) == len(held))
+    cell = shown.get(WITHIN_CELL)
+    if cell is not None and math.isfinite(cell["lo"]) and any(_excludes_zero(view) for _, view in usable):
+        numbers = f"{cell['estimate']:+.2f} [{cell['lo']:+.2f}, {cell['hi']:+.2f}]"
+        if _excludes_zero(cell):
+            verdict += f" Between seeds of one family, method and sparsity it is {numbers}."
+        else:
+            verdict += (
+                f" Between seeds of one family, method and sparsity it is not seen ({numbers}): these may make both."
+            )
     return f"{seen}; {details}. {verdict}"
 
 

@@ -110,8 +110,11 @@ def sentence(table: pd.DataFrame) -> str:
     found = f"Of a {left_out} left out, all metrics order the runs with a mean Kendall tau of {whole['metrics']:+.2f}"
     if not math.isfinite(density):
         return f"{found}; density is the same in all of these runs and orders nothing."
-    verdict = "more than" if whole["metrics"] > density + 0.05 else "no more than"
-    return f"{found}, density and sparsity with {density:+.2f}: {verdict} density tells."
+    if max(whole["metrics"], density) < 0.1:
+        verdict = "neither orders them"
+    else:
+        verdict = f"{'more than' if whole['metrics'] > max(density, 0) + 0.05 else 'no more than'} density tells"
+    return f"{found}, density and sparsity with {density:+.2f}: {verdict}."
 
 
 def _numeric(column: pd.Series) -> bool:

@@ -121,6 +121,7 @@ def test_every_page_of_the_docs_is_in_the_contents(root):
     assert {page.stem for page in pages} - listed == {"index"}
 
 
+@pytest.mark.filterwarnings("ignore")  # the trainers' own
 def test_the_snippets_of_the_trainers_page_run(root, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ RUNNER = """
 import sys, jupytext
 from nbclient import NotebookClient
 notebook = jupytext.read(sys.argv[1])
-NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}).execute()
+NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": sys.argv[3]}}).execute()
 images = sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", []))
 streams = [o for c in notebook.cells for o in c.get("outputs", []) if o["output_type"] == "stream"]
 jupytext.write(notebook, sys.argv[2] + "/executed.ipynb")
@@ -29,7 +29,7 @@ def test_notebook_runs(notebook, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "SIFT_GRAPH_STUDY"}
     environment |= {"OMP_NUM_THREADS": "1", "JUPYTER_PLATFORM_DIRS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER, str(notebook), str(tmp_path)],
+        [sys.executable, "-c", RUNNER, str(notebook), str(tmp_path), str(notebook.parent)],
         capture_output=True,
         text=True,
         timeout=180,

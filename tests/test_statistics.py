@@ -221,6 +221,8 @@ def test_a_family_left_out_is_ranked_by_what_matters(rng):
     assert "more than density tells" in sentence(table)
     nothing = held_out(study(rng, steps=(0,)), metrics=["imdb"])
     assert "no more than density tells" in sentence(nothing)
+    below = nothing.assign(tau=np.where(nothing["model"] == "metrics", -0.02, -0.2))
+    assert sentence(below).endswith("neither orders them.")  # a worse rival proves nothing
 
 
 def test_prediction_says_what_it_cannot(rng):
@@ -267,6 +269,20 @@ def test_the_command_on_a_table(rng, tmp_path):
     wrong = CliRunner().invoke(app, [*call[:2], "--map", "acc"])
     assert wrong.exit_code == 2
     assert "expected OURS=THEIRS" in wrong.stderr
+
+
+def test_the_sentence_says_what_is_left_between_seeds():
+    rng = np.random.default_rng(1)
+    frame = study(rng, steps=(0,))
+    shift = frame["family"].map({"wide": 0.0, "parallel": 0.2, "doped": 0.4})  # the family makes both
+    made = frame.assign(
+        imdb=shift + rng.normal(0, 0.01, len(frame)), final_val_accuracy=frame["final_val_accuracy"] + shift
+    )
+    said = conclusions(correlate(made, metrics=["imdb"], n_boot=300))["imdb"]
+    assert "It holds with density controlled" in said
+    assert "Between seeds of one family, method and sparsity it is not seen" in said
+    own = conclusions(correlate(study(rng, gap_matters=2.0, steps=(0,)), metrics=["ramanujan_gap_norm"], n_boot=300))
+    assert "Between seeds of one family, method and sparsity it is +" in own["ramanujan_gap_norm"]
 
 
 def test_each_metric_gets_its_sentence(rng):

@@ -137,6 +137,21 @@ def test_the_controlled_and_the_observational_script_run(tmp_path, monkeypatch, 
     assert len(pd.read_csv(tmp_path / "o/results.csv")) == 8
 
 
+def test_the_page_of_the_observational_study_shows_the_tables_of_its_results(request):
+    from analysis.observational.summarise import cells, estimates
+    from analysis.paired import markdown
+
+    folder = request.config.rootpath / "analysis/observational"
+    runs = pd.read_csv(folder / "results.csv")
+    page = (folder / "README.md").read_text()
+    assert len(runs) == 610
+    assert markdown(cells(runs)) in page
+    shown = estimates(pd.read_csv(folder / "correlations.csv"))
+    assert list(shown["metric"])[-1] == "mean_density"
+    for line in markdown(shown.drop(columns=["given density and sparsity", "between seeds"])).splitlines()[2:-1]:
+        assert line.split(" | ")[1] in page
+
+
 def test_the_page_of_the_controlled_study_shows_the_tables_of_its_results(request):
     from analysis.controlled.summarise import against_random, trends
     from analysis.paired import markdown
