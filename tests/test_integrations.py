@@ -1,6 +1,6 @@
 """The recorder inside real trainers: through training, resume, errors and end, and nothing changed by it.
 
-Composer and fastai do not install beside this torch: their callbacks run against stand-ins built to the documented
+Composer and fastai are not installed for the suite: their callbacks run against stand-ins built to the documented
 hooks (`fake_composer`, `fake_fastai`).
 """
 
