@@ -5,8 +5,10 @@ hooks (`fake_composer`, `fake_fastai`).
 """
 
 import gc
+import json
 import sys
 import types
+import warnings
 import weakref
 
 import numpy as np
@@ -116,6 +118,26 @@ def test_lightning(tmp_path, name):
     with pytest.raises(RuntimeError, match="boom"):
         fit(tmp_path, [callback_type(tmp_path / "b", part="model")], module_type(fail_at=6))
     assert steps_of(tmp_path / "b")[-1] == 3
+
+
+def test_an_error_of_the_disk_is_a_warning_while_training_runs():
+    from sift_graph.errors import RunDirectoryError
+    from sift_graph.integrations.following import Following
+    from sift_graph.record import RecorderWarning
+
+    class Full:
+        step, epoch = 3, None
+
+        def log(self, row):
+            raise RunDirectoryError("no space left")
+
+    following = Following("nowhere")
+    following.recorder = Full()
+    with pytest.warns(RecorderWarning, match="training goes on, but no space left"):
+        following.log({"loss": 1.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        following.log({"loss": 0.5})  # said already
 
 
 def test_lightning_lets_the_model_go(tmp_path):
@@ -284,7 +306,61 @@ def test_ignite(tmp_path):
     assert steps_of(tmp_path / "b")[-1] == 3
 
 
+def test_ignite_leaves_an_error_to_a_handler_of_the_user(tmp_path):
+    ignite = pytest.importorskip("ignite.engine", reason="pytorch-ignite is an extra")
+    from sift_graph.integrations.ignite import MaskHandler
+
+    def fail(engine, batch):
+        raise RuntimeError("boom")
+
+    model, seen = build(), []
+    trainer = ignite.Engine(fail)
+    MaskHandler(tmp_path / "a", model, torch.optim.SGD(model.parameters(), lr=0.1)).attach(trainer)
+    trainer.add_event_handler(ignite.Events.EXCEPTION_RAISED, lambda engine, error: seen.append(str(error)))
+    trainer.run(batches())
+    assert seen == ["boom"]
+    assert steps_of(tmp_path / "a") == [0]
+
+
+def test_hugging_face_state_is_json_whatever_the_options():
+    pytest.importorskip("transformers", reason="transformers is an extra")
+    from sift_graph.integrations.hf import MaskRecorderCallback
+
+    state = MaskRecorderCallback("runs/a", masks=lambda: {}, every=3, example_input=torch.zeros(2)).state()
+    assert json.loads(json.dumps(state)) == {"args": {"run_dir": "runs/a", "part": None, "every": 3}, "attributes": {}}
+
+
 # Keras
+
+
+def test_keras_kernels_are_turned_to_what_torch_computes_with(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="keras is an extra")
+    from sift_graph.integrations.keras import masks_of, turned
+    from sift_graph.record import RecorderWarning
+
+    x = np.random.default_rng(0).normal(size=(2, 7, 7, 4)).astype("f")
+    made = {
+        "plain": keras.layers.Conv2D(6, 3, use_bias=False, name="plain"),
+        "grouped": keras.layers.Conv2D(6, 3, groups=2, use_bias=False, name="grouped"),
+        "depthwise": keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="depthwise"),
+        "transposed": keras.layers.Conv2DTranspose(6, 3, use_bias=False, name="transposed"),
+    }
+    for name, layer in made.items():
+        theirs = keras.ops.convert_to_numpy(layer(x))
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        mask = turned(name, kernel != 0, kernel, layer)
+        weight = torch.zeros(mask.shape)
+        weight[torch.from_numpy(mask.mask)] = torch.from_numpy(mask.values).float()
+        image = torch.from_numpy(x).permute(0, 3, 1, 2)
+        if name == "transposed":
+            ours = nn.functional.conv_transpose2d(image, weight.transpose(0, 1))
+        else:
+            ours = nn.functional.conv2d(image, weight, groups=mask.groups)
+        assert np.allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=1e-5), name
+    odd = keras.Sequential([keras.Input((5, 4)), keras.layers.EinsumDense("abc,cd->abd", (5, 3), name="einsum")])
+    with pytest.warns(RecorderWarning, match=r"kernels of .*einsum \(EinsumDense\) are not recorded"):
+        assert masks_of(odd) == {}
 
 
 def test_keras(tmp_path, monkeypatch):
@@ -396,6 +472,12 @@ def test_fastai_by_its_documented_hooks(tmp_path, fake_fastai):
     assert steps_of(tmp_path / "a") == list(range(7))
     assert next(iter(RunReader(tmp_path / "a").metrics()))["valid_loss"] == 0.25
     assert callback.order > 60
+
+    callback.learn.lr_finder = object()  # a search is no training
+    callback.before_fit()
+    callback.after_step()
+    callback.after_fit()
+    assert steps_of(tmp_path / "a") == list(range(7))
 
 
 def test_a_missing_framework_says_what_to_install(monkeypatch):

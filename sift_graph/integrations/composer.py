@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Following
+from sift_graph.integrations.following import Follower
 
 try:
     from composer import Callback, Logger, State
@@ -16,7 +13,7 @@ except ImportError as error:
 __all__ = ["MaskRecorderCallback"]
 
 
-class MaskRecorderCallback(Callback):  # type: ignore[misc]
+class MaskRecorderCallback(Follower, Callback):  # type: ignore[misc]
     """Record masks while a Composer ``Trainer`` fits; it changes nothing of the state.
 
     Parameters
@@ -29,11 +26,6 @@ class MaskRecorderCallback(Callback):  # type: ignore[misc]
     **options
         Of :class:`sift_graph.MaskRecorder`.
     """
-
-    def __init__(
-        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
-    ) -> None:
-        self.following = Following(run_dir, part=part, masks=masks, **options)
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Begin, at the batch where the trainer is: Composer makes one optimizer step of each."""
@@ -58,11 +50,3 @@ class MaskRecorderCallback(Callback):  # type: ignore[misc]
     def close(self, state: State, logger: Logger) -> None:
         """End, after an error too."""
         self.following.finish()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer steps seen."""
-        return self.following.state()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore: the trainer knows its batch, and the directory its run."""
-        self.following.step = int(state.get("step", 0))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Following
+from sift_graph.integrations.following import Follower
 
 try:
     from fastai.callback.core import Callback
@@ -16,7 +13,7 @@ except ImportError as error:
 __all__ = ["MaskRecorderCallback"]
 
 
-class MaskRecorderCallback(Callback):  # type: ignore[misc]
+class MaskRecorderCallback(Follower, Callback):  # type: ignore[misc]
     """Record masks while a fastai ``Learner`` fits.
 
     fastai has optimizers of its own, without hooks: the masks are looked at after each of their steps.
@@ -34,13 +31,10 @@ class MaskRecorderCallback(Callback):  # type: ignore[misc]
 
     order = 80  # after callbacks that sparsify
 
-    def __init__(
-        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
-    ) -> None:
-        self.following = Following(run_dir, part=part, masks=masks, **options)
-
     def before_fit(self) -> None:
-        """Begin; a second ``fit`` of the same learner goes on with the run."""
+        """Begin; a second ``fit`` of the same learner goes on with the run, and a search or a prediction is none."""
+        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds"):
+            return
         self.following.begin(self.learn.model, None, self.following.step)
 
     def before_batch(self) -> None:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from sift_graph.record import MaskRecorder
+from sift_graph.errors import SiftGraphError
+from sift_graph.record import MaskRecorder, RecorderWarning
 
-__all__ = ["Following", "numbers"]
+__all__ = ["Follower", "Following", "Guard", "numbers"]
+
+
+class Guard:
+    """Let no error of the recorder stop the training: warn, once."""
+
+    def __init__(self) -> None:
+        self.warned = False
+
+    def __call__(self, act: Callable[[], object]) -> None:
+        """Do something that may fail."""
+        try:
+            act()
+        except SiftGraphError as error:
+            if not self.warned:
+                self.warned = True
+                warnings.warn(f"training goes on, but {error}", RecorderWarning, stacklevel=3)
 
 
 class Following:
@@ -31,6 +49,7 @@ class Following:
         self.run_dir, self.part, self.masks, self.options = run_dir, part, masks, options
         self.recorder: MaskRecorder | None = None
         self.step = 0  # when it last ended, or was loaded
+        self.guard = Guard()
 
     def begin(self, model: Any, optimizer: Any, step: int) -> MaskRecorder:
         """Follow the optimizer from this step on.
@@ -66,6 +85,13 @@ class Following:
             self.step = recorder.step
             recorder.close()
 
+    def break_off(self, error: BaseException) -> None:
+        """Close after an error, without recording a state that may be half a step."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            self.step = recorder.step
+            recorder.__exit__(type(error), error, None)
+
     def at_epoch(self, epoch: float | None) -> None:
         """Say how many passes over the data there were."""
         if self.recorder is not None:
@@ -73,15 +99,38 @@ class Following:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write the numbers among these to ``metrics.jsonl``."""
-        found = numbers(row)
-        if self.recorder is not None and found:
-            step = {"step": self.recorder.step}
-            epoch = {} if self.recorder.epoch is None else {"epoch": self.recorder.epoch}
-            self.recorder.log({**step, **epoch, **found})
+        recorder, found = self.recorder, numbers(row)
+        if recorder is not None and found:
+            epoch = {} if recorder.epoch is None else {"epoch": recorder.epoch}
+            self.guard(lambda: recorder.log({"step": recorder.step, **epoch, **found}))
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Optimizer steps seen, for a checkpoint."""
         return {"step": self.step if self.recorder is None else self.recorder.step}
+
+
+class Follower:
+    """The part of a callback that has nothing to do with its trainer: how it is made, and its state.
+
+    Parameters
+    ----------
+    run_dir, part, masks, **options
+        As :class:`Following`.
+    """
+
+    def __init__(
+        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
+    ) -> None:
+        super().__init__()
+        self.following = Following(run_dir, part=part, masks=masks, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer steps seen."""
+        return self.following.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take the step of a checkpoint, for trainers that do not know theirs; the directory knows its run."""
+        self.following.step = int(state_dict["step"])
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Following
+from sift_graph.integrations.following import Follower
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,7 +17,7 @@ except ImportError as error:
 __all__ = ["MaskRecorderCallback"]
 
 
-class MaskRecorderCallback(TrainerCallback, ExportableState):
+class MaskRecorderCallback(Follower, TrainerCallback, ExportableState):
     """Record masks while a transformers ``Trainer`` trains.
 
     Parameters
@@ -33,13 +33,9 @@ class MaskRecorderCallback(TrainerCallback, ExportableState):
     Notes
     -----
     ``Trainer`` has no hook for errors: after one, what was handed on is written when the callback is collected or the
-    interpreter ends, without a last snapshot.
+    interpreter ends, without a last snapshot. ``restore_callback_states_from_checkpoint`` is not needed to go on, and
+    makes this callback again from what JSON can hold: without `masks`, and without options that are objects.
     """
-
-    def __init__(
-        self, run_dir: str | os.PathLike[str], *, part: str | None = None, masks: Any = None, **options: Any
-    ) -> None:
-        self.following = Following(run_dir, part=part, masks=masks, **options)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         """Begin, at the step where the trainer is."""
@@ -60,5 +56,6 @@ class MaskRecorderCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """How to make this callback again, for ``restore_callback_states_from_checkpoint``."""
-        made = {"run_dir": os.fspath(self.following.run_dir), "part": self.following.part, **self.following.options}
+        plain = {k: v for k, v in self.following.options.items() if isinstance(v, str | int | float | None)}
+        made = {"run_dir": os.fspath(self.following.run_dir), "part": self.following.part, **plain}
         return {"args": made, "attributes": {}}

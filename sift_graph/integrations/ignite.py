@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Following
+from sift_graph.integrations.following import Follower
 
 try:
     from ignite.engine import Engine, Events
@@ -16,7 +16,7 @@ except ImportError as error:
 __all__ = ["MaskHandler"]
 
 
-class MaskHandler:
+class MaskHandler(Follower):
     """Record masks while an Ignite engine trains.
 
     Parameters
@@ -47,8 +47,8 @@ class MaskHandler:
         masks: Any = None,
         **options: Any,
     ) -> None:
+        super().__init__(run_dir, part=part, masks=masks, **options)
         self.model, self.optimizer = model, optimizer
-        self.following = Following(run_dir, part=part, masks=masks, **options)
 
     def attach(self, engine: Engine) -> MaskHandler:
         """Add its handlers to the engine that trains.
@@ -83,13 +83,6 @@ class MaskHandler:
         self.following.finish()
 
     def _failed(self, engine: Engine, error: BaseException) -> None:
-        self.following.finish()
-        raise error  # an engine with a handler for errors does not raise them: ours must not swallow any
-
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer steps seen."""
-        return self.following.state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from that step when the engine starts."""
-        self.following.step = int(state_dict["step"])
+        self.following.break_off(error)
+        if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
+            raise error  # an engine with a handler for errors does not raise them: ours alone must not swallow any
