@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -28,7 +29,8 @@ class Concordance:
     codes : ndarray of int, optional
         Categories: only pairs of runs of one category are compared.
     control : ndarray of float, optional
-        A covariate to hold fixed, as Kendall's partial tau does [1]_.
+        A covariate to hold fixed, as Kendall's partial tau does [1]_. It need not vanish where the covariate alone
+        drives both variables: read Spearman's for that.
 
     References
     ----------
@@ -44,6 +46,7 @@ class Concordance:
         for name in ("x", "y", "control"):
             object.__setattr__(self, name, settled(getattr(self, name)))
 
+    @cached_property
     def _signs(self) -> list[np.ndarray]:
         """Order of each pair by each variable, 0 for pairs that are not compared."""
         compared = 1.0 if self.codes is None else self.codes[:, None] == self.codes
@@ -52,7 +55,7 @@ class Concordance:
 
     def _statistic(self, weights: np.ndarray) -> np.ndarray:
         """Tau-b for each row of weights; NaN where nothing is left to order."""
-        signs = self._signs()
+        signs = self._signs
 
         def form(matrix: np.ndarray) -> np.ndarray:
             return np.asarray(np.einsum("ki,ki->k", weights @ matrix, weights))
@@ -75,7 +78,7 @@ class Concordance:
         return float(self._statistic(np.ones((1, len(self.x))))[0])
 
     def p_value(self, estimate: float) -> float:
-        """Two-sided p value of the normal limit: scipy's for two variables, else that of an untied sample."""
+        """Two-sided p value of the normal limit: scipy's, else that of equal strata without ties."""
         if self.codes is None and self.control is None:
             return float(stats.kendalltau(self.x, self.y).pvalue)
         n = len(self.x) if self.codes is None else len(self.x) / (self.codes.max() + 1)
@@ -98,7 +101,8 @@ class Concordance:
         left_out = self._statistic(1.0 - np.eye(n))
         centre = left_out.mean() - left_out
         scale = float((centre**2).sum())
-        below = float((drawn < self.estimate()).mean() + (drawn == self.estimate()).mean() / 2)
+        here = self.estimate()
+        below = float((drawn < here).mean() + (drawn == here).mean() / 2)
         if math.isfinite(scale) and scale > 0 and 0 < below < 1:
             bias = stats.norm.ppf(below)
             skew = float((centre**3).sum()) / (6 * scale**1.5)

@@ -122,11 +122,18 @@ def test_every_page_of_the_docs_is_in_the_contents(root):
 
 
 @pytest.mark.filterwarnings("ignore")  # the trainers' own
-def test_the_snippets_of_the_trainers_page_run(root, tmp_path, monkeypatch):
-    pytest.importorskip("torch")
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("name", ["lightning", "hf", "accelerate", "ignite", "keras"])
+def test_the_examples_of_the_trainers_page_record(name, root, tmp_path, monkeypatch):
+    framework = {"hf": "transformers"}.get(name, name)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    for code in blocks(root / "docs/trainers.md", "python"):
-        framework = re.search(r"sift_graph\.integrations\.(\w+)", code)[1]
-        pytest.importorskip({"hf": "transformers"}.get(framework, framework))
-        exec(code, {})
+    pytest.importorskip(framework, reason=f"{framework} is an extra")
+    monkeypatch.chdir(tmp_path)
+    model, *examples = blocks(root / "docs/trainers.md", "python")
+    (example,) = [code for code in examples if f"sift_graph.integrations.{name} " in code]
+    exec(model + example, {"__name__": "example"})
+    reader = RunReader(tmp_path / "runs" / name)
+    assert reader.steps[0] == 0
+    assert reader.steps[-1] == 4  # 32 rows by 8, or as asked
+    (layer,) = reader.load_snapshot(4).layers.values()
+    assert layer.shape == (16, 8)
+    assert 0 < layer.edges < 128

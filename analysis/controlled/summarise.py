@@ -103,6 +103,8 @@ def trends(frame: pd.DataFrame) -> pd.DataFrame:
                 ["accuracy", "ramanujan_gap_norm"]
             ].transform("mean")
             slope = stats.linregress(moved["ramanujan_gap_norm"], moved["accuracy"])
+            freedom = len(moved) - 1 - table.shape[0]  # a mean was taken off for each seed
+            half = slope.stderr * np.sqrt((len(moved) - 2) / freedom) * stats.t.ppf(0.975, freedom)
             span = dial.groupby("strength")["ramanujan_gap_norm"].mean()
             rows.append(
                 {
@@ -114,8 +116,8 @@ def trends(frame: pd.DataFrame) -> pd.DataFrame:
                     "to": span.iloc[-1],
                     "p (Page, falling)": page.pvalue,
                     "accuracy per unit of gap": slope.slope,
-                    "low": slope.slope - 1.96 * slope.stderr,
-                    "high": slope.slope + 1.96 * slope.stderr,
+                    "low": slope.slope - half,
+                    "high": slope.slope + half,
                 }
             )
     return pd.DataFrame(rows)
