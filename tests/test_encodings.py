@@ -356,7 +356,7 @@ def test_a_table_of_composites(tmp_path):
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (3, 2, 2)])
 def test_sizes_are_those_of_torch(stride, padding, dilation):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is an extra")
     conv = torch.nn.Conv2d(2, 3, (3, 5), stride, padding, dilation)
     geometry = Geometry.plain((11, 14), (3, 5), stride=stride, padding=padding, dilation=dilation)
     assert geometry.output == tuple(conv(torch.zeros(1, 2, 11, 14)).shape[2:])

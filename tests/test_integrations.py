@@ -10,6 +10,7 @@ import sys
 import types
 import warnings
 import weakref
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def steps_of(path):
 
 def lightning_parts(name):
     lightning = pytest.importorskip(name, reason=f"{name} is an extra")
-    integration = pytest.importorskip(f"sift_graph.integrations.{'lightning' if '.' in name else name}")
+    integration = import_module(f"sift_graph.integrations.{'lightning' if '.' in name else name}")
 
     class Module(lightning.LightningModule):
         def __init__(self, fail_at=None):
