@@ -22,7 +22,7 @@ import numpy as np
 
 from sift_graph.bitmasks import with_bitmasks
 from sift_graph.errors import MaskError
-from sift_graph.masks import as_array
+from sift_graph.masks import as_array, layer_name
 from sift_graph.packed import View
 from sift_graph.pairing import Archive, pair_by_name, pair_by_suffix, with_views
 from sift_graph.store import MAX_ENTRIES
@@ -173,6 +173,7 @@ def open_checkpoint(path: Path) -> Archive:
             "was run. Save the state dict alone: torch.save(model.state_dict(), file)"
         ) from error
     tensors = dict(_tensors_in(content))
+    tensors = {**_optimizer_masks(content, tensors), **tensors}
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for key, shape in shapes.items():
         _check_size(path, key, shape, available)
@@ -184,6 +185,32 @@ def open_checkpoint(path: Path) -> Archive:
             raise MaskError(f"{path}: {key!r} cannot be read ({error}); save it as a plain tensor") from error
 
     return _with_stored_entries(with_bitmasks(pair_by_suffix(path, shapes, load)), tensors)
+
+
+def _optimizer_masks(content: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Masks in the state of a sparse optimizer that knows names (cbsparse), each under ``<parameter>_mask``."""
+    spelled = {layer_name(key): key for key in tensors}  # the optimizer may know the model by another prefix
+    found = {}
+    for state, group in _groups_in(content):
+        names, indices = group.get("names", group.get("param_names")), group.get("params")
+        if not isinstance(names, list | tuple) or not isinstance(indices, list) or len(names) != len(indices):
+            continue  # whose masks they are cannot be told
+        for name, index in zip(names, indices, strict=True):
+            kept = state.get(index)
+            mask = kept.get("mask") if isinstance(kept, Mapping) else None
+            if isinstance(name, str) and hasattr(mask, "detach"):
+                found[f"{spelled.get(layer_name(name), name)}_mask"] = mask
+    return found
+
+
+def _groups_in(content: Any) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
+    """State and each parameter group of the optimizers that a checkpoint holds."""
+    for saved in content.values() if isinstance(content, Mapping) else ():
+        if isinstance(saved, Mapping) and isinstance(saved.get("state"), Mapping):
+            groups = saved.get("param_groups")
+            for group in groups if isinstance(groups, list) else ():
+                if isinstance(group, Mapping):
+                    yield saved["state"], group
 
 
 def _with_stored_entries(archive: Archive, tensors: Mapping[str, Any]) -> Archive:

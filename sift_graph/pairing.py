@@ -179,21 +179,23 @@ def pair_by_suffix(path: Path, shapes: Mapping[str, tuple[int, ...]], load: Load
                 skipped.append((key, f"is a second mask of {layer!r}: {pairs[layer][0]!r} is taken"))
             else:
                 pairs[layer] = (key, weight)
-        elif len(shape) >= 2 and (layer := layer_name(_ORIGINAL.sub(r"\1\2", key.removesuffix("_orig")))) not in masked:
-            pairs.setdefault(layer, (None, key))
+        elif len(shape) >= 2 and not _OF_PARAMETRIZATION.fullmatch(key):
+            layer = layer_name(_ORIGINAL.sub(r"\1\2", key.removesuffix("_orig")))
+            if layer not in masked:
+                pairs.setdefault(layer, (None, key))
     return Archive(path, shapes, load, pairs, {}, tuple(skipped))
 
 
 _ORIGINAL = re.compile(r"^(.*\.)?parametrizations\.(\w+)\.original$")
-_OF_PARAMETRIZATION = re.compile(r"(?P<at>.*\.)?parametrizations\.(?P<name>\w+)\.\d+\.mask")
+_OF_PARAMETRIZATION = re.compile(r"(?P<at>.*\.)?parametrizations\.(?P<name>\w+)\.\d+\.(?P<what>.+)")
 _BY_NAME = re.compile(r"(?P<at>.*\.)?(?:__(?P<asp>[^.]+)_mma_mask|_(?P<modelopt>[^.]+)_mask|[^.]+_mask)")
 
 
 def _masked_name(key: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Name the weight that a tensor is the mask of, by the tensor's name; None if it is no mask."""
-    of_parametrization = _OF_PARAMETRIZATION.fullmatch(key)
-    if of_parametrization:
-        return f"{of_parametrization['at'] or ''}{of_parametrization['name']}"
+    part = _OF_PARAMETRIZATION.fullmatch(key)
+    if part:
+        return f"{part['at'] or ''}{part['name']}" if part["what"] == "mask" else None
     if key == "mask" or key.endswith(".mask"):
         name = f"{key.removesuffix('mask')}weight"
         return name if shapes.get(name) == shapes[key] else None

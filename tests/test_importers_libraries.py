@@ -217,7 +217,8 @@ def test_state_dicts_of_other_libraries(tmp_path: Path):
     state = {f"{name}.weight": weight for name in ("asp", "modelopt", "layer", "private")}
     state |= {"asp.__weight_mma_mask": mask, "modelopt._weight_mask": mask, "layer.mask": mask}
     state |= {"private._weight": weight, "private._weight_mask": mask}  # a parameter that is called _weight
-    state |= {"ao.parametrizations.weight.original": weight, "ao.parametrizations.weight.0.mask": mask}
+    state |= {f"ao.parametrizations.weight.{what}": weight for what in ("original", "0.dense_grad")}  # sparsimony
+    state |= {"ao.parametrizations.weight.0.mask": mask}
     state |= {"causal.weight": weight, "causal.mask": torch.ones(4, 4)}
     torch.save(state, tmp_path / "a.pt")
     layers = read_masks(tmp_path / "a.pt").layers
@@ -234,6 +235,39 @@ def test_two_masks_of_one_weight_in_a_file(tmp_path: Path):
     contents = read_masks(tmp_path / "a.pt")
     assert contents.layers["fc"].edges == 3
     assert "'fc.mask' is a second mask of 'fc': 'fc.weight_mask' is taken" in contents.skipped
+
+
+class MaskOptimizer(torch.optim.Optimizer):
+    """As cbsparse's: names in the parameter groups, masks in the state."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__([dict(model.named_parameters())[name] for name in names], {"names": names, "sparsity": 0.5})
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = {"mask": torch.rand(parameter.shape) < 0.5, "fired_mask": parameter > 0}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_checkpoints_of_sparse_ift_hold_masks_in_the_optimizer(tmp_path: Path, prefix):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1))
+    masked = MaskOptimizer(model, ["2.weight", "0.weight"])
+    content = {
+        "epoch": 3,
+        "state_dict": {prefix + key: value for key, value in model.state_dict().items()},
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1).state_dict(),
+        "mask_optimizer": masked.state_dict(),
+    }
+    torch.save(content, tmp_path / "a.pth")
+    layers = read_masks(tmp_path / "a.pth").layers
+    assert sorted(layers) == ["0", "2"]
+    for name, layer in layers.items():
+        weight = model[int(name)].weight
+        assert np.array_equal(layer.mask, masked.state[weight]["mask"].numpy())
+        assert np.array_equal(layer.weight, np.where(layer.mask, weight.detach().numpy(), 0))
+    content["mask_optimizer"]["param_groups"][0]["names"].pop()  # whose masks they are cannot be told
+    torch.save(content, tmp_path / "b.pth")
+    with pytest.raises(MaskError, match="found no masks among"):
+        read_masks(tmp_path / "b.pth")
 
 
 @pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
