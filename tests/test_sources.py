@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import defaultdict
-from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize, prune
 
 from sift_graph.errors import MaskError, UsageError
 from sift_graph.masks import LayerMask
-from sift_graph.sources import FAILED, GROUP, SOURCES, find_masks, find_weights, layer_table, load_plugins
+from sift_graph.sources import SOURCES, find_masks, find_weights, layer_table
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -366,81 +365,6 @@ def test_a_source_that_is_added_is_asked_before_zeros(monkeypatch: pytest.Monkey
     monkeypatch.setitem(SOURCES, "score", score_mask)
     found = find_masks(net, from_zeros=True)
     assert [layer.source for layer in found.values()] == ["weight!=0", "score", "weight!=0"]
-
-
-def add_source(name, value):
-    return load_plugins([EntryPoint(name, value, GROUP)])
-
-
-@pytest.fixture
-def registry():
-    """Leave the registry as it was."""
-    before, failed = dict(SOURCES), dict(FAILED)
-    yield
-    SOURCES.clear()
-    SOURCES.update(before)
-    FAILED.clear()
-    FAILED.update(failed)
-
-
-def halves(weights, optimizer):
-    """An adapter of another package: it says that every weight keeps its first row."""
-    for weight in weights:
-        mask = torch.zeros(weight.tensor.shape)
-        mask[0] = 1
-        yield weight, mask
-
-
-def falls_over(weights, optimizer):
-    yield from halves(weights[:1], optimizer)
-    raise ZeroDivisionError("no luck")
-
-
-def names_layers(weights, optimizer):
-    return [("fc", torch.ones(8, 6))]
-
-
-NO_SOURCE = 7
-
-
-@pytest.mark.usefixtures("registry")
-def test_another_package_adds_a_source_that_is_asked_before_ours():
-    assert add_source("mine", "tests.test_sources:halves") == ["mine"]
-    assert next(iter(SOURCES)) == "mine"
-    assert list(SOURCES)[-1] == "weight!=0"
-    found = find_masks(Net())
-    assert {layer.source for layer in found.values()} == {"mine"}
-    assert found["fc"].mask.sum(axis=1).tolist() == [6, 0, 0, 0, 0, 0, 0, 0]
-
-
-@pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize(
-    ("name", "value", "why"),
-    [
-        ("gone", "tests.test_sources:MISSING", "AttributeError"),
-        ("absent", "no_such_package:find", "ModuleNotFoundError"),
-        ("number", "tests.test_sources:NO_SOURCE", "TypeError: expected a function of weights and optimizer"),
-        ("asp", "tests.test_sources:halves", "ValueError: there is a source 'asp' already"),
-    ],
-)
-def test_a_package_that_cannot_be_loaded_is_named_and_left_out(name, value, why, caplog):
-    assert add_source(name, value) == []
-    assert f"masks of entry point {name!r} are left out: {why}" in caplog.text
-    assert why in FAILED[name]
-    assert len(find_masks(Net(), from_zeros=True)) == 3
-
-
-@pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [("falls_over", "ZeroDivisionError: no luck"), ("names_layers", r"TypeError: expected (weight, mask) pairs")],
-)
-def test_a_source_that_fails_at_work_is_named_once_and_finds_nothing(value, why, caplog):
-    add_source("broken", f"tests.test_sources:{value}")
-    for _ in range(2):  # a recorder asks at every step
-        found = find_masks(Net(), from_zeros=True)
-    assert {layer.source for layer in found.values()} == {"weight!=0"}
-    assert caplog.text.count(f"masks of entry point 'broken' are left out: {why}") == 1
 
 
 def test_the_layer_table_lists_what_could_be_recorded():

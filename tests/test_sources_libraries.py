@@ -38,6 +38,7 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
+        self.body = nn.Linear(4, 4)
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embedding.weight
 
@@ -54,7 +55,7 @@ def test_a_mask_at_the_second_owner_of_a_tied_weight_is_found_under_its_name():
     assert np.array_equal(
         found["head"].values, net.embedding.weight.detach().numpy()[net.head.weight_mask.bool().numpy()]
     )
-    assert list(find_masks(net, from_zeros=True)) == ["head"]  # and the weight is not listed twice
+    assert list(find_masks(net, from_zeros=True)) == ["body", "head"]  # in its place, and not twice
 
 
 def test_a_parametrization_at_the_second_owner_is_found_too():

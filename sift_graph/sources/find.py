@@ -91,8 +91,10 @@ def find_masks(
             f"{', '.join(asked) or 'masks='}); prune or sparsify it first, say where the masks are "
             "with masks=..., or derive them with from_zeros=True (source='weight!=0' in MaskRecorder)"
         )
-    ordered = {found[i][0].layer: found[i] for i in dict.fromkeys(id(weight.tensor) for weight in places) if i in found}
-    return {name: _layer_mask(*ordered[name], weights=weights) for name in match_layers(list(ordered), layers)}
+    by_layer = {taken[0].layer: taken for taken in found.values()}
+    ordered = [weight.layer for weight in places if weight.layer in by_layer]
+    ordered = list(dict.fromkeys([*ordered, *by_layer]))  # a source may know weights that are no parameters
+    return {name: _layer_mask(*by_layer[name], weights=weights) for name in match_layers(ordered, layers)}
 
 
 def _asked(weights: Sequence[Weight], optimizer: Any, names: Iterable[str]) -> Iterator[Found]:
