@@ -80,8 +80,8 @@ def pair_by_name(
 ) -> Archive:
     """Pair the arrays of a numpy archive: ``mask/<layer>``, ``weight/<layer>``, ``groups/<layer>`` and the like.
 
-    An array without such a prefix is a mask if it is of bool or uint8, else a weight. A mask of one axis is packed as
-    ``np.packbits`` does, and takes its shape from ``shape/<layer>`` or from the weight.
+    An array without such a prefix is a mask if it is named as one in a state dict, or of bool or uint8, else a weight.
+    A mask of one axis is packed as ``np.packbits`` does, and takes its shape from ``shape/<layer>`` or from the weight.
 
     Parameters
     ----------
@@ -108,15 +108,22 @@ def pair_by_name(
         if not slash or kind not in kinds or kind == "bare":
             kind, name = "bare", key
         layer, inputs_first = _layer_of(name)
+        owner = _masked_name(key, shapes) if kind == "bare" else None
+        if owner is not None and (weight := _weight_of(owner, shapes)) is not None:  # a state dict, saved as arrays
+            kind, layer = "mask", layer_name(owner)
+            kinds["weight"].setdefault(layer, weight)
         if layer in kinds[kind]:
             raise MaskError(
                 f"{path}: {kinds[kind][layer]!r} and {key!r} are the {kind} of one layer, {layer!r}; remove one"
             )
         kinds[kind][layer] = key
-        if inputs_first and kind in ("mask", "bare"):
+        if inputs_first:
             layouts[layer] = "io"
     masks, weights, left = dict(kinds["mask"]), dict(kinds["weight"]), list(skipped)
+    paired = set(weights.values())
     for layer, key in kinds["bare"].items():
+        if key in paired:
+            continue
         placed = len(shapes[key]) > 1 or layer in kinds["shape"] or layer in weights
         if placed and dtypes[key] in (np.bool_, np.uint8) and layer not in masks:
             masks[layer] = key
@@ -128,7 +135,7 @@ def pair_by_name(
     layouts |= {layer: _layout(path, key, load(key)) for layer, key in kinds["layout"].items()}
     archive = Archive(path, shapes, load, pairs, kinds["groups"], tuple(left), layouts)
     wanted = {layer: read_shape(path, key, load(key)) for layer, key in kinds["shape"].items()}
-    wanted |= {layer: shapes[key] for layer, key in weights.items() if layer not in wanted}
+    wanted = {layer: shapes[key] for layer, key in weights.items() if len(shapes[key]) > 1} | wanted
     packed = {layer: key for layer, key in masks.items() if len(shapes[key]) == 1 and layer in wanted}
     views = {key: packed_view(path, layer, shapes[key][0], wanted[layer], load, key) for layer, key in packed.items()}
     return with_views(archive, views)
@@ -136,7 +143,7 @@ def pair_by_name(
 
 def _layer_of(name: str) -> tuple[str, bool]:
     """Name the layer of an array, and say whether its name is that of a kernel of Flax, which has its inputs first."""
-    kernel = re.fullmatch(r"(?:params[/.])?(.+)[/.]kernel", name)
+    kernel = re.fullmatch(r"(?:params[/.])?(.+)[/.]kernel", name, re.DOTALL)
     return (kernel[1], True) if kernel else (layer_name(name), False)
 
 
@@ -186,9 +193,9 @@ def pair_by_suffix(path: Path, shapes: Mapping[str, tuple[int, ...]], load: Load
     return Archive(path, shapes, load, pairs, {}, tuple(skipped))
 
 
-_ORIGINAL = re.compile(r"^(.*\.)?parametrizations\.(\w+)\.original$")
-_OF_PARAMETRIZATION = re.compile(r"(?P<at>.*\.)?parametrizations\.(?P<name>\w+)\.\d+\.(?P<what>.+)")
-_BY_NAME = re.compile(r"(?P<at>.*\.)?(?:__(?P<asp>[^.]+)_mma_mask|_(?P<modelopt>[^.]+)_mask|[^.]+_mask)")
+_ORIGINAL = re.compile(r"^(.*\.)?parametrizations\.(\w+)\.original$", re.DOTALL)
+_OF_PARAMETRIZATION = re.compile(r"(?P<at>.*\.)?parametrizations\.(?P<name>\w+)\.\d+\.(?P<what>.+)", re.DOTALL)
+_BY_NAME = re.compile(r"(?P<at>.*\.)?(?:__(?P<asp>[^.]+)_mma_mask|_(?P<modelopt>[^.]+)_mask|[^.]+_mask)", re.DOTALL)
 
 
 def _masked_name(key: str, shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -79,6 +79,7 @@ def test_packed_masks_of_jaxpruner_take_their_shape_from_the_file_or_the_weight(
         ),
         ({"mask/a": np.packbits(DENSE), "shape/a": (35,)}, r"'shape/a': expected the shape of a weight, 2 to 8 whole"),
         ({"mask/a": np.packbits(DENSE), "shape/a": (5.0, 7.0)}, r"'shape/a': expected the shape .* found float64"),
+        ({"mask/a": np.ones(3), "weight/a": np.ones(3)}, r"'mask/a' has shape \(3,\), expected 2 or more axes"),
         ({"mask/a": DENSE, "layout/a": "hwio"}, r"'layout/a': expected the text 'oi' or 'io', found 'hwio'"),
         ({"masks": {"a": DENSE}}, r"'masks' hold Python objects: save each mask of a tree under a key of its own"),
     ],
@@ -96,6 +97,8 @@ def test_the_layout_is_told_by_the_file_or_by_the_user(tmp_path: Path):
     )
     assert [layer.layout for layer in read_masks(file).layers.values()] == ["io", "oi", "oi"]
     assert [layer.layout for layer in read_masks(file, layout="io").layers.values()] == ["io", "io", "oi"]
+    zeros = save_npz(tmp_path / "w.npz", **{"params/d/kernel": CONV * 1.5})
+    assert read_masks(zeros, from_zeros=True).layers["d"].layout == "io"
     import_masks(file, tmp_path / "run", layout="io")
     assert RunReader(tmp_path / "run").load_layer(0, "b").layout == "io"
     with pytest.raises(UsageError, match=r"layout: expected 'oi' .* or 'io' .*found 'hwio'"):
@@ -227,6 +230,25 @@ def test_state_dicts_of_other_libraries(tmp_path: Path):
         assert np.array_equal(layer.mask, mask.numpy())
         assert np.array_equal(layer.weight, np.where(mask, weight, 0))
     assert sorted(read_masks(tmp_path / "a.pt", from_zeros=True).layers)[-2:] == ["private", "private._weight"]
+
+
+def test_a_state_dict_saved_as_arrays(tmp_path: Path):
+    weight = RNG.standard_normal((4, 6))
+    mask = RNG.random((4, 6)) < 0.5
+    arrays = {"a.weight_orig": weight, "a.weight_mask": mask.astype(float), "a.bias": np.ones(4), "b.weight": weight}
+    arrays |= {"c.weight": weight, "c.__weight_mma_mask": mask, "attn.causal_mask": np.ones((2, 2))}
+    file = save_npz(tmp_path / "state.npz", **arrays)
+    layers = read_masks(file).layers
+    assert sorted(layers) == ["a", "c"]
+    for layer in layers.values():
+        assert np.array_equal(layer.mask, mask)
+        assert np.array_equal(layer.weight, np.where(mask, weight, 0))
+    assert sorted(read_masks(file, from_zeros=True).layers) == ["a", "attn.causal_mask", "b", "c"]
+
+
+def test_names_with_line_breaks_are_names_still(tmp_path: Path):
+    torch.save({"a\nb.weight": torch.ones(2, 2), "a\nb.weight_mask": torch.eye(2)}, tmp_path / "a.pt")
+    assert list(read_masks(tmp_path / "a.pt").layers) == ["a\nb"]
 
 
 def test_two_masks_of_one_weight_in_a_file(tmp_path: Path):
