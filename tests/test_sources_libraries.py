@@ -179,6 +179,14 @@ def test_a_rigl_scheduler():
         find_masks(net, masks=scheduler)
 
 
+def test_masks_of_biases_in_an_optimizer_are_left_out():
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for parameter in (net.fc.weight, net.fc.bias):
+        optimizer.state[parameter]["mask"] = torch.ones_like(parameter)
+    assert list(find_masks(net, masks=optimizer)) == ["fc"]
+
+
 @pytest.mark.parametrize("named", ["layers", "layer_names"])
 def test_a_handle_of_sparseml(named):
     class Handle:  # as ModuleParamPruningMask
