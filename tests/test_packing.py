@@ -1,0 +1,477 @@
+"""Packed runs: smaller, the same to every reader, and whole wherever packing stops."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+import sift_graph
+from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
+from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.store import RunReader, RunWriter, disk
+from sift_graph.store import rewriting as rewriting_module
+from sift_graph.store.deltas import _longest, encode_change, forget, read_bits
+from sift_graph.store.packing import pack_run, unpack_run
+from tests.runs import move, write_run
+from tests.test_store import damage_found, rewrite, same_layer
+
+SHAPES = {"conv": (16, 40, 3, 3), "fc": (60, 101)}
+STEPS = tuple(range(0, 60, 10))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Six snapshots whose masks move by a twentieth, one layer that never moves, and weights."""
+    rng = np.random.default_rng(0)
+    writer = RunWriter(tmp_path / "run", about={"method": "rigl"})
+    masks = {name: rng.random(shape) < 0.2 for name, shape in SHAPES.items()}
+    fixed = rng.random((50, 50)) < 0.2
+    for step in STEPS:
+        layers = {n: LayerMask.from_dense(n, m, rng.standard_normal(m.shape).astype("f")) for n, m in masks.items()}
+        layers["fixed"] = LayerMask.from_dense("fixed", fixed)
+        writer.write_snapshot(Snapshot(step, layers, epoch=step / 10, wall_time=1e9 + step))
+        masks = {name: move(mask, rng, 0.05) for name, mask in masks.items()}
+    return tmp_path / "run"
+
+
+def read(run_dir: Path) -> dict[int, Snapshot]:
+    forget()
+    reader = RunReader(run_dir)
+    return {step: reader.load_snapshot(step) for step in reader.steps}
+
+
+def assert_same(one: dict[int, Snapshot], other: dict[int, Snapshot]) -> None:
+    assert list(one) == list(other)
+    for step, snapshot in one.items():
+        assert (snapshot.epoch, snapshot.wall_time) == (other[step].epoch, other[step].wall_time)
+        assert list(snapshot.layers) == list(other[step].layers)
+        for a, b in zip(snapshot, other[step], strict=True):
+            assert same_layer(a, b)
+            assert (a.values is None) == (b.values is None)
+
+
+def codecs(run_dir: Path, layer: str) -> list[tuple[str, int | None]]:
+    reader = RunReader(run_dir)
+    entries = [next(e for e in reader.entries(step) if e["name"] == layer) for step in reader.steps]
+    return [(e["codec"], e.get("base")) for e in entries]
+
+
+def test_a_packed_run_is_smaller_and_reads_the_same(run):
+    before = read(run)
+    result = pack_run(run)
+    assert result.snapshots == 6
+    assert result.rewritten == STEPS[1:]
+    assert result.bytes_after < result.bytes_before - 2000
+    assert result.bytes_after == sum(path.stat().st_size for path in (run / "masks").iterdir())
+    assert codecs(run, "fc") == [("zstd", None), *(("gaps", step) for step in STEPS[:-1])]
+    assert_same(read(run), before)
+
+
+def test_a_sparse_mask_is_told_from_nothing_where_that_is_smaller(tmp_path):
+    path = write_run(tmp_path / "run", shapes={"fc": (200, 300)}, density=0.05, steps=(0, 10))
+    before = read(path)
+    pack_run(path)
+    assert codecs(path, "fc") == [("gaps", None), ("gaps", 0)]
+    assert_same(read(path), before)
+    assert pack_run(path).rewritten == ()
+
+
+def test_unpacking_gives_the_same_headers_and_tensors(run, tmp_path):
+    shutil.copytree(run, tmp_path / "original")
+    pack_run(run)
+    assert unpack_run(run).rewritten == STEPS[1:]
+    for step in STEPS:
+        parts = []
+        for where in (run, tmp_path / "original"):
+            with safe_open(RunReader(where).path(step), framework="np") as file:
+                tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+                parts.append((file.metadata(), tensors))
+        assert parts[0] == parts[1]
+
+
+def test_packing_again_changes_nothing(run):
+    pack_run(run)
+    files = {path: path.read_bytes() for path in (run / "masks").iterdir()}
+    assert pack_run(run).rewritten == ()
+    assert {path: path.read_bytes() for path in (run / "masks").iterdir()} == files
+    unpack_run(run)
+    assert unpack_run(run).rewritten == ()
+
+
+def test_what_is_recorded_after_packing_is_packed_with_the_rest(run):
+    pack_run(run)
+    newest = RunReader(run).load_snapshot(50)
+    rng = np.random.default_rng(1)
+    layers = dict(newest.layers)
+    layers["fc"] = LayerMask.from_dense("fc", move(layers["fc"].mask, rng, 0.05))
+    RunWriter(run, resume=True).write_snapshot(Snapshot(60, layers))
+    entries = {e["name"]: e["ref"] for e in RunReader(run).entries(60)}
+    assert entries == {"conv": 50, "fc": None, "fixed": 0}  # packed masks are referred to as others are
+    before = read(run)
+    assert pack_run(run).rewritten == (60,)
+    assert codecs(run, "fc")[-1] == ("gaps", 50)
+    assert_same(read(run), before)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_no_mask_is_more_changes_away_than_was_asked_for(run, every):
+    before = read(run)
+    pack_run(run, keyframe_every=4)
+    pack_run(run, keyframe_every=every)  # a packed run may be packed otherwise
+    depth: dict[int | None, int] = {}
+    for step, (codec, base) in zip(STEPS, codecs(run, "fc"), strict=True):
+        depth[step] = depth[base] + 1 if codec == "gaps" and base is not None else 1
+    assert max(depth.values()) == every
+    assert_same(read(run), before)
+    with pytest.raises(UsageError, match="keyframe_every: expected 1 or more masks, found 0"):
+        pack_run(run, keyframe_every=0)
+
+
+def test_analysis_of_a_packed_run_is_the_same(tmp_path):
+    path = write_run(tmp_path / "run", shapes=SHAPES, steps=(0, 10, 20), density=0.2)
+    frame = sift_graph.open(path).analyze(force=True)
+    pack_run(path)
+    assert ("gaps", 10) in codecs(path, "fc")
+    again = sift_graph.open(path).analyze(force=True)
+    assert again.equals(frame)
+    assert len(again) == 6
+
+
+def test_a_mask_whose_file_was_packed_in_the_meantime_is_still_read(run):
+    reader = RunReader(run)
+    entries = {step: reader.entries(step) for step in STEPS}
+    before = read(run)
+    pack_run(run)
+    for step in STEPS:
+        for entry in entries[step]:
+            assert same_layer(reader.load_entry(step, entry), before[step].layers[entry["name"]])
+
+
+def test_the_reader_of_the_docs_reads_a_packed_run(run, request):
+    page = (request.config.rootpath / "docs/file-format.md").read_text()
+    _, code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    namespace: dict[str, object] = {}
+    exec(code, namespace)
+    before = read(run)
+    pack_run(run)
+    for step in STEPS:
+        for layer in before[step]:
+            assert np.array_equal(namespace["read_mask"](run, step, layer.layer), layer.mask)
+
+
+# The coder
+
+
+@st.composite
+def pairs(draw):
+    """Two masks of one size: from nothing moved to everything, from empty to full."""
+    size = draw(st.integers(1, 3000))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    old = rng.random(size) < draw(st.sampled_from([0, 0.002, 0.1, 0.5, 1]))
+    new = old ^ (rng.random(size) < draw(st.sampled_from([0, 0.001, 0.05, 0.5, 1])))
+    return old, new
+
+
+def by_hand(candidates: np.ndarray, changed: np.ndarray) -> bytes:
+    """The list of gaps, as the format says it."""
+    out, before = bytearray(), 0
+    for rank in np.flatnonzero(changed[candidates]).tolist():
+        out += bytes([255] * ((rank - before) // 255) + [(rank - before) % 255])
+        before = rank + 1
+    return bytes(out)
+
+
+@given(pair=pairs())
+@settings(deadline=None, max_examples=80)
+def test_changes_are_coded_as_the_format_says(pair):
+    old, new = pair
+    packed = [np.packbits(mask, bitorder="little") for mask in pair]
+    frames = encode_change(*packed)
+    expected = {"drop": by_hand(np.flatnonzero(old), ~new), "grow": by_hand(np.flatnonzero(~old), new)}
+    if max(map(len, expected.values())) > _longest(packed[0].size):
+        assert frames is None
+    else:
+        assert {name: zstandard.decompress(frame.tobytes()) for name, frame in frames.items()} == expected
+
+
+@given(pair=pairs())
+@settings(deadline=None, max_examples=30)
+def test_changes_are_read_as_they_were_written(tmp_path_factory, pair):
+    path = tmp_path_factory.mktemp("pair") / "run"
+    writer = RunWriter(path)
+    for step, mask in enumerate(pair):
+        layer = LayerMask.from_dense("fc", np.concatenate([mask, np.zeros(9000, bool)])[None])
+        writer.write_snapshot(Snapshot(step, {"fc": layer}))
+    before = read(path)
+    pack_run(path)
+    assert_same(read(path), before)
+
+
+def test_the_size_is_near_the_entropy_of_what_moved():
+    rng = np.random.default_rng(0)
+    old = rng.random((400, 3600)) < 0.1
+    new = move(old, rng, 0.1)
+    frames = encode_change(*(np.packbits(mask, bitorder="little") for mask in (old, new)))
+    bits = 0.0
+    for among, changed in ((old, old & ~new), (~old, new & ~old)):
+        p = changed.sum() / among.sum()
+        bits -= among.sum() * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+    assert 1 < sum(frame.size for frame in frames.values()) * 8 / bits < 1.05
+
+
+# Stopped anywhere
+
+
+class Killed(BaseException):
+    """What a process that is killed does not see."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
+    """Let the file system obey so many calls more, and then none: as if the process was killed there.
+
+    The write that is the last one gets half of its bytes out. Returns the calls so far.
+    """
+    calls: list[str] = []
+    real_open, real_fsync, real_replace, real_unlink = Path.open, os.fsync, Path.replace, Path.unlink
+
+    def step(name: str) -> None:
+        calls.append(name)
+        if len(calls) > count:
+            raise Killed("stopped")
+
+    class File:
+        def __init__(self, file) -> None:
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *why) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            try:
+                step("write")
+            except Killed:
+                self.file.write(data[: len(data) // 2])
+                raise
+            self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def opened(self: Path, mode: str = "r", *args, **kwargs):
+        if mode != "wb":
+            return real_open(self, mode, *args, **kwargs)
+        step("open")
+        return File(real_open(self, mode, *args, **kwargs))
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(disk.os, "fsync", lambda handle: (step("sync"), real_fsync(handle))[1])
+    monkeypatch.setattr(Path, "replace", lambda self, target: (step("rename"), real_replace(self, target))[1])
+    monkeypatch.setattr(Path, "unlink", lambda self, **k: (step("remove"), real_unlink(self, **k))[1])
+    return calls
+
+
+@pytest.mark.parametrize("act", [pack_run, unpack_run])
+def test_a_run_is_whole_wherever_packing_stops_and_the_same_call_finishes(run, tmp_path, monkeypatch, act):
+    before = read(run)
+    if act is unpack_run:
+        pack_run(run)
+    shutil.copytree(run, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        calls = kill_after(patch, 10**6)
+        act(tmp_path / "whole")
+        assert {"open", "write", "sync", "rename"} <= set(calls)
+    goal = {path.name: path.stat().st_size for path in (tmp_path / "whole/masks").iterdir()}
+    for count in range(len(calls)):
+        stopped = tmp_path / f"stopped{count}"
+        shutil.copytree(run, stopped)
+        with monkeypatch.context() as patch:
+            kill_after(patch, count)
+            with pytest.raises(Killed, match="stopped"):
+                act(stopped)
+        assert_same(read(stopped), before)
+        act(stopped)
+        assert_same(read(stopped), before)
+        assert {path.name: path.stat().st_size for path in (stopped / "masks").iterdir()} == goal
+        shutil.rmtree(stopped)
+
+
+def test_what_another_process_is_writing_is_left_alone(run):
+    theirs = run / "masks" / f".step_000000000.safetensors.{os.getppid()}.rewrite.tmp"
+    recorded = run / "masks" / ".step_000000060.safetensors.1.tmp"
+    ours = run / "masks" / f".step_000000000.safetensors.{2**22 + 1}.rewrite.tmp"  # above every process number
+    for path in (theirs, recorded, ours):
+        path.write_bytes(b"half")
+    pack_run(run)
+    assert [theirs.exists(), recorded.exists(), ours.exists()] == [True, True, False]
+
+
+def test_a_full_disk_is_one_error_and_nothing_is_lost(run, monkeypatch):
+    before = read(run)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk.os, "fsync", full)
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"step_000000010\.safetensors: could not be written anew \(No space left on device\), and is as it was",
+    ):
+        pack_run(run)
+    monkeypatch.undo()
+    assert_same(read(run), before)
+    assert len(list((run / "masks").iterdir())) == 6
+
+
+def test_a_file_that_does_not_read_back_never_takes_the_place_of_the_original(run, monkeypatch):
+    files = {path: path.read_bytes() for path in (run / "masks").iterdir()}
+    real = disk.write_atomically
+
+    def rotten(path: Path, data: bytes, **options) -> None:
+        real(path, data[:-3] + b"rot", **options)
+
+    monkeypatch.setattr(rewriting_module, "write_atomically", rotten)
+    with pytest.raises(DamagedStoreError, match="read back as it was written"):
+        pack_run(run)
+    assert {path: path.read_bytes() for path in (run / "masks").iterdir()} == files
+
+
+def test_a_snapshot_that_was_moved_meanwhile_does_not_come_back(run, monkeypatch):
+    real = rewriting_module._verify
+
+    def moved(reader, contents, written) -> None:
+        contents.path.rename(run / "gone")
+        real(reader, contents, written)
+
+    monkeypatch.setattr(rewriting_module, "_verify", moved)
+    with pytest.raises(RunDirectoryError, match="could not be written anew"):
+        pack_run(run)
+    assert RunReader(run).steps == [0, 20, 30, 40, 50]
+
+
+# Damage
+
+
+def test_a_damaged_snapshot_is_left_alone_and_nothing_leans_on_it(run):
+    path = RunReader(run).path(20)
+    path.write_bytes(path.read_bytes()[:-7])
+    damaged = path.read_bytes()
+    result = pack_run(run)
+    assert [f"{path}: truncated" in said for said in result.skipped] == [True]
+    assert path.read_bytes() == damaged
+    assert [base for _, base in codecs_of(run, (0, 10, 30, 40))] == [None, 0, 10, 30]
+    forget()
+    RunReader(run).load_snapshot(50)
+
+
+def codecs_of(run_dir: Path, steps: tuple[int, ...]) -> list[tuple[str, int | None]]:
+    reader = RunReader(run_dir)
+    entries = [next(e for e in reader.entries(step) if e["name"] == "fc") for step in steps]
+    return [(e["codec"], e.get("base")) for e in entries]
+
+
+def test_no_altered_byte_of_a_packed_snapshot_goes_unnoticed(tmp_path):
+    rng = np.random.default_rng(0)
+    masks = [rng.random((100, 90)) < 0.05]
+    masks.append(move(masks[0], rng, 0.03))
+    writer = RunWriter(tmp_path / "run")
+    for step, mask in enumerate(masks):
+        writer.write_snapshot(Snapshot(step, {"fc": LayerMask.from_dense("fc", mask)}))
+    pack_run(tmp_path / "run")
+    before = read(tmp_path / "run")
+    path = RunReader(tmp_path / "run").path(1)
+    data = path.read_bytes()
+    assert b"grow/fc" in data
+    harmless = 0
+    for position in range(0, len(data)):
+        altered = bytes([data[position] ^ (1 << position % 8)])
+        path.write_bytes(data[:position] + altered + data[position + 1 :])
+        found = damage_found(tmp_path / "run", 1)
+        if found is None:  # a bit without meaning: in the name of the header's own hash, or in a zstd frame
+            harmless += 1
+            assert_same(read(tmp_path / "run"), before)
+        else:
+            assert str(path) in found
+    assert harmless < 20
+
+
+def test_a_damaged_base_is_named_by_those_that_need_it(run):
+    pack_run(run)
+    forget()
+    path = RunReader(run).path(10)
+    path.unlink()
+    with pytest.raises(DamagedStoreError, match=r"step_000000010\.safetensors: is missing"):
+        RunReader(run).load_layer(30, "fc")
+    RunReader(run).load_layer(0, "fc")
+
+
+LIES = {
+    "base at itself": lambda e, t: e.update(base=10),
+    "base ahead": lambda e, t: e.update(base=20),
+    "base is text": lambda e, t: e.update(base="../0"),
+    "base without a hash": lambda e, t: e.update(base_xxh3=None),
+    "another base": lambda e, t: e.update(base_xxh3="0" * 32),
+    "no base": lambda e, t: e.update(base=None, base_xxh3=None),
+    "another hash": lambda e, t: e.update(xxh3="0" * 32),
+    "another shape": lambda e, t: e.update(shape=[6000, 101]),
+    "no drops": lambda e, t: t.pop("drop/moving"),
+    "drops and grows exchanged": lambda e, t: t.update(
+        {"drop/moving": t["grow/moving"], "grow/moving": t["drop/moving"]}
+    ),
+    "beyond the mask": lambda e, t: t.update({"grow/moving": frame(bytes([255] * 100 + [0]))}),
+    "ends in a gap": lambda e, t: t.update({"grow/moving": frame(b"\xff")}),
+    "bomb": lambda e, t: t.update({"grow/moving": frame(bytes(1 << 28))}),
+    "no frame": lambda e, t: t.update({"grow/moving": np.zeros(4, np.uint8)}),
+    "another type": lambda e, t: t.update({"grow/moving": np.zeros(4, np.float32)}),
+    "codec of a whole mask": lambda e, t: e.update(codec="zstd"),
+}
+
+
+def frame(data: bytes) -> np.ndarray:
+    return np.frombuffer(zstandard.ZstdCompressor(write_content_size=True).compress(data), np.uint8)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_change_that_lies_is_refused(tmp_path, lie):
+    rng = np.random.default_rng(0)
+    writer = RunWriter(tmp_path / "run")
+    mask = rng.random((60, 101)) < 0.2
+    for step in (0, 10, 20):
+        writer.write_snapshot(Snapshot(step, {"moving": LayerMask.from_dense("moving", mask)}))
+        mask = move(mask, rng, 0.05)
+    pack_run(tmp_path / "run")
+    forget()
+    path = RunReader(tmp_path / "run").path(10)
+    rewrite(path, lambda entry, tensors, header: LIES[lie](entry, tensors))
+    with pytest.raises(DamagedStoreError, match=r"step_0000000\d0\.safetensors: "):
+        RunReader(tmp_path / "run").load_snapshot(10)
+
+
+def test_a_walk_through_the_steps_reads_each_file_once(run, monkeypatch):
+    from sift_graph.store import deltas
+
+    pack_run(run)
+    forget()
+    opened: list[str] = []
+    real = deltas.open_snapshot
+    monkeypatch.setattr(deltas, "open_snapshot", lambda path: (opened.append(path.name), real(path))[1])
+    reader = RunReader(run)
+    for step in STEPS:
+        bits = read_bits(reader.path, step, "fc", math.ceil(60 * 101 / 8))
+        (entry,) = [e for e in reader.entries(step) if e["name"] == "fc"]
+        assert xxhash.xxh3_128_hexdigest(bits.data) == entry["xxh3"]
+    assert len(opened) == 7  # the first twice: a whole mask is kept only once it was needed for another
