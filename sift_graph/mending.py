@@ -14,7 +14,7 @@ from sift_graph.store import FORMAT, RunReader, snapshot_name, write_atomically
 from sift_graph.store.condition import Finding, few, is_row, path_step
 from sift_graph.store.disk import explain_disk_errors, sync_directory
 from sift_graph.store.reader import HEADER
-from sift_graph.store.rewriting import compress_whole, open_contents, replace
+from sift_graph.store.rewriting import compress_whole, is_one_file, open_contents, replace
 from sift_graph.store.snapshot import read_header
 
 __all__ = ["repair"]
@@ -129,12 +129,14 @@ def _move_in(
     """
     kept: list[str] = []
     gone: list[str] = []
+    if not is_one_file(reader, later):
+        return kept, gone  # what several processes write refers only to files of their own
     try:
         contents = open_contents(reader, later)
     except DamagedStoreError:
         return kept, gone  # damaged itself, and put aside in its turn
     for entry in contents.header["layers"]:
-        if damaged not in (entry["ref"], entry.get("base")):
+        if damaged not in (entry.get("ref"), entry.get("base")):
             continue
         name = entry["name"]
         try:

@@ -369,7 +369,7 @@ def test_ranks_that_hold_different_masks_of_a_layer_are_found(run):
     assert (finding.kind, finding.where) == ("ranks_differ", "masks/step_000000050.rank00002.safetensors")
     assert finding.found == "the mask of moving differs from that in step_000000050.rank00000.safetensors"
     shards = path.with_name("step_000000050.rank00002.safetensors")
-    rewrite(shards, lambda e, t, h: e.update(shard=[0, 20]))
+    rewrite(shards, lambda e, t, h: e.update(part={"offset": [0, 0], "shape": [60, 101]}))
     assert examine(run) == []
 
 

@@ -475,3 +475,15 @@ def test_a_walk_through_the_steps_reads_each_file_once(run, monkeypatch):
         (entry,) = [e for e in reader.entries(step) if e["name"] == "fc"]
         assert xxhash.xxh3_128_hexdigest(bits.data) == entry["xxh3"]
     assert len(opened) == 7  # the first twice: a whole mask is kept only once it was needed for another
+
+
+def test_a_snapshot_that_several_processes_wrote_is_left_as_it_is(run, monkeypatch):
+    shard = run / "masks" / "step_000000020.rank00000.safetensors"
+    RunReader(run).path(20).rename(shard)
+    data = shard.read_bytes()
+    real = RunReader.path
+    monkeypatch.setattr(RunReader, "steps", list(STEPS))
+    monkeypatch.setattr(RunReader, "path", lambda self, step: shard if step == 20 else real(self, step))
+    assert pack_run(run).rewritten == (10, 30, 40, 50)
+    assert shard.read_bytes() == data
+    assert [base for _, base in codecs_of(run, (10, 30, 40))] == [0, 10, 30]

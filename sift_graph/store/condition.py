@@ -21,7 +21,7 @@ Severity = Literal["error", "warning", "note"]
 Progress = Callable[[int, int], None]
 
 STALE_SECONDS = 60.0  # a younger temporary may be somebody's who is writing it
-RANKED = re.compile(r"step_(\d{9,18})\.rank(\d+)\.safetensors")
+_NAME = re.compile(r"step_(\d{9,18})(\.rank\d+)?\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _read_snapshot(reader: RunReader, step: int, condition: Condition) -> None:
                 condition.held[step, name] = entry["xxh3"]
     if damaged:
         found = f"{said} (of {few(damaged)})" if len(damaged) > 1 else said
-        condition.findings.append(Finding("damaged", "error", where, found, RESTORE, True))
+        condition.findings.append(_damaged(path, found))
     for at, names in broken.items():
         state = "which does not hold it" if at in reader.steps else "which is missing"
         if at not in condition.headers and at in reader.steps:
@@ -161,27 +161,39 @@ def _read_snapshot(reader: RunReader, step: int, condition: Condition) -> None:
         )
 
 
-RESTORE = "restore it from a copy; --repair moves it to masks/damaged, and keeps what others need of it"
-
-
 def _unusable(reader: RunReader, path: Path, where: str, said: str) -> Finding:
     """Say why a snapshot's header cannot be used: damaged, or the good one of another place."""
     try:
         header = read_header(path)
     except DamagedStoreError:
-        return Finding("damaged", "error", where, said, RESTORE, True)
+        return _damaged(path, said)
     if header.get("run_id") != reader.header["run_id"]:
         return Finding("foreign", "error", where, said, "move it back; --repair moves it to masks/damaged", True)
     if header.get("step") != path_step(path):
         cure = "give it its own name; --repair does, or moves it to masks/damaged if that name is taken"
         return Finding("renamed", "error", where, said, cure, True)
-    return Finding("damaged", "error", where, said, RESTORE, True)
+    return _damaged(path, said)
+
+
+def _damaged(path: Path, said: str) -> Finding:
+    """Say that a snapshot is damaged; one of several files is not moved without the others."""
+    cure = "restore it from a copy"
+    if _is_ranked(path):
+        return Finding("damaged", "error", f"masks/{path.name}", said, cure)
+    cure += "; --repair moves it to masks/damaged, and keeps what others need of it"
+    return Finding("damaged", "error", f"masks/{path.name}", said, cure, True)
 
 
 def path_step(path: Path) -> int | None:
     """Step in the name of a snapshot's file; None where there is none."""
-    number = path.name.removeprefix("step_").removesuffix(".safetensors")
-    return int(number) if number.isdecimal() else None
+    name = _NAME.fullmatch(path.name)
+    return int(name[1]) if name else None
+
+
+def _is_ranked(path: Path) -> bool:
+    """Whether a file is what one of several processes wrote of a snapshot."""
+    name = _NAME.fullmatch(path.name)
+    return name is not None and name[2] is not None
 
 
 def _strays(reader: RunReader) -> Iterator[Finding]:
@@ -203,7 +215,7 @@ def _strays(reader: RunReader) -> Iterator[Finding]:
             cure = "a process that was killed left it; --repair moves it to masks/damaged"
             yield Finding("temporary", "warning", where, "a temporary file that nobody writes to", cure, True)
     for path in sorted(masks.glob("*.safetensors*")):
-        if path.name not in recorded and not path.name.startswith(".") and not RANKED.fullmatch(path.name):
+        if path.name not in recorded and not path.name.startswith(".") and not _is_ranked(path):
             found = "its name is not that of a snapshot, so that nobody reads it"
             cure = "give it its own name; --repair does, if it is a snapshot of this run and that name is free"
             yield Finding("misnamed", "warning", f"masks/{path.name}", found, cure, True)
@@ -219,10 +231,9 @@ def _strays(reader: RunReader) -> Iterator[Finding]:
 
 def _ranks(reader: RunReader) -> Iterator[Finding]:
     """Compare what the processes of a run recorded: where two hold the same layer whole, it must be the same mask."""
-    seen: dict[tuple[int, str], tuple[str, str]] = {}
+    seen: dict[tuple[int | None, str], tuple[str, str]] = {}
     for path in sorted((reader.run_dir / "masks").glob("step_*.rank*.safetensors")):
-        name = RANKED.fullmatch(path.name)
-        if name is None:
+        if not _is_ranked(path):
             continue
         try:
             layers = read_header(path)["layers"]
@@ -230,9 +241,9 @@ def _ranks(reader: RunReader) -> Iterator[Finding]:
             continue  # what cannot be read is no opinion; a reader of shards says so
         differing = []
         for entry in layers:
-            if any(entry.get(key) is not None for key in ("shard", "offsets", "placement")):
+            if entry.get("part") is not None:
                 continue
-            file, digest = seen.setdefault((int(name.group(1)), entry["name"]), (path.name, entry["xxh3"]))
+            file, digest = seen.setdefault((path_step(path), entry["name"]), (path.name, entry["xxh3"]))
             if digest != entry["xxh3"]:
                 differing.append((entry["name"], file))
         if differing:

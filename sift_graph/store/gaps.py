@@ -57,6 +57,7 @@ def set_listed(among: np.ndarray, gaps: np.ndarray, out: np.ndarray) -> bool:
     Parameters
     ----------
     among : ndarray of uint64, shape (words,)
+        One word or more.
     gaps : ndarray of uint8
     out : ndarray of uint64, shape (words,)
 
@@ -66,19 +67,32 @@ def set_listed(among: np.ndarray, gaps: np.ndarray, out: np.ndarray) -> bool:
         False if the stream lists a candidate that does not exist, or ends in the middle of a gap.
     """
     k = 0
-    seen = target = np.uint64(0)
+    word, count = among[0], popcount(among[0])
+    seen = target = np.uint64(0)  # candidates before this word; number of the one that is listed
     for e in range(gaps.size):
         target += np.uint64(gaps[e])
         if gaps[e] == 255:
             continue
-        while k < among.size and target >= seen + popcount(among[k]):
-            seen += popcount(among[k])
+        while target >= seen + count:
+            seen += count
             k += 1
-        if k == among.size:
-            return False
-        word = among[k]
-        for _ in range(np.int64(target - seen)):
-            word &= word - ONE
-        out[k] |= word & (~word + ONE)
+            if k == among.size:
+                return False
+            word, count = among[k], popcount(among[k])
+        out[k] |= ONE << _select(word, target - seen)
         target += ONE
     return gaps.size == 0 or gaps[gaps.size - 1] != 255
+
+
+@numba.njit(cache=True)
+def _select(word: np.uint64, rank: np.uint64) -> np.uint64:
+    """Place of the set bit of a word that has `rank` set bits below it; by halves, without a branch."""
+    place, width = np.uint64(0), np.uint64(32)
+    while width:
+        low = popcount(word & ((ONE << width) - ONE))
+        above = np.uint64(rank >= low)
+        rank -= above * low
+        place += above * width
+        word >>= above * width
+        width >>= ONE
+    return place

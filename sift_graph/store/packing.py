@@ -17,7 +17,7 @@ import numpy as np
 from sift_graph.errors import DamagedStoreError, UsageError
 from sift_graph.store.deltas import encode_change
 from sift_graph.store.reader import RunReader
-from sift_graph.store.rewriting import Contents, clear_unfinished, compress_whole, open_contents, replace
+from sift_graph.store.rewriting import Contents, clear_unfinished, compress_whole, is_one_file, open_contents, replace
 
 __all__ = ["KEYFRAME_EVERY", "PackResult", "pack_run", "unpack_run"]
 
@@ -34,7 +34,7 @@ class PackResult:
     Attributes
     ----------
     snapshots : int
-        Of the run.
+        Of the run; those that several processes wrote together are left as they are.
     rewritten : tuple of int
         Steps whose file was written anew.
     skipped : tuple of str
@@ -130,6 +130,8 @@ def _rewrite(
     before = after = weights = 0
     for done, step in enumerate(reader.steps, 1):
         path = reader.path(step)
+        if not is_one_file(reader, step):
+            continue
         before += path.stat().st_size
         try:
             contents = open_contents(reader, step)
@@ -152,7 +154,7 @@ def _pack(reader: RunReader, contents: Contents, held: dict[str, _Held], keyfram
     now: dict[str, _Held] = {}
     changed = False
     for entry in contents.header["layers"]:
-        if entry["ref"] is not None:
+        if entry.get("ref") is not None:
             continue
         bits = reader.load_entry(contents.step, entry, weights=False).bits
         name = entry["name"]
@@ -194,7 +196,7 @@ def _unpack(reader: RunReader, contents: Contents) -> bool:
     """Store whole what is a change."""
     changed = False
     for entry in contents.header["layers"]:
-        if entry["ref"] is None and entry["codec"] == "gaps":
+        if entry.get("ref") is None and entry["codec"] == "gaps":
             bits = reader.load_entry(contents.step, entry, weights=False).bits
             contents.store_whole(entry, compress_whole(bits))
             changed = True

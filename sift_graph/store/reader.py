@@ -249,7 +249,7 @@ class RunReader:
         """
         where = step if entry["ref"] is None else entry["ref"]
         bits = read_bits(self.path, where, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
-        return decode_layer(self.path(step), self.path(where), entry, bits, weights=weights)
+        return decode_layer(self.path(step), self.path(where), entry, weights=weights, bits=bits)
 
     def load_snapshot(self, step: int, *, weights: bool = True) -> Snapshot:
         """Load all layers of one snapshot; as :meth:`load_layer`."""

@@ -18,10 +18,10 @@ import zstandard
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.store.deltas import STREAMS, read_bits
 from sift_graph.store.disk import write_atomically
-from sift_graph.store.reader import RunReader
+from sift_graph.store.reader import RunReader, snapshot_name
 from sift_graph.store.snapshot import LEVEL, open_snapshot, parse_header, read_tensor
 
-__all__ = ["Contents", "clear_unfinished", "compress_whole", "open_contents", "replace"]
+__all__ = ["Contents", "clear_unfinished", "compress_whole", "is_one_file", "open_contents", "replace"]
 
 SUFFIX = ".rewrite"
 
@@ -94,9 +94,22 @@ def open_contents(reader: RunReader, step: int) -> Contents:
     reader.snapshot_header(step)  # which checks more than a file alone can tell
     path = reader.path(step)
     with open_snapshot(path) as file:
-        header = parse_header(path, file.metadata() or {})
+        header = _read_as_written(path, file)
         tensors = {name: read_tensor(file, path, name) for name in file.keys()}  # noqa: SIM118  not a mapping
     return Contents(path, step, header, tensors)
+
+
+def is_one_file(reader: RunReader, step: int) -> bool:
+    """Whether a snapshot is one file, and not one for each of several processes: those are left as they are."""
+    return reader.path(step).name == snapshot_name(step)
+
+
+def _read_as_written(path: Path, file: Any) -> dict[str, Any]:
+    """Check the header of an open snapshot, and give it without what a reader adds to it."""
+    metadata = file.metadata() or {}
+    parse_header(path, metadata)
+    header: dict[str, Any] = json.loads(metadata["sift"])
+    return header
 
 
 def compress_whole(bits: np.ndarray) -> np.ndarray:
@@ -140,14 +153,14 @@ def _verify(reader: RunReader, contents: Contents, written: Path) -> None:
         return written if step == contents.step else reader.path(step)
 
     with open_snapshot(written) as file:
-        header = parse_header(written, file.metadata() or {})
+        header = _read_as_written(written, file)
         same = header == contents.header and set(file.keys()) == set(contents.tensors)
         for name, tensor in contents.tensors.items():
             same = same and np.array_equal(read_tensor(file, written, name).view(np.uint8), tensor.view(np.uint8))
     if not same:
         raise DamagedStoreError(f"{written}: does not read back as it was written; look at the disk")
     for entry in header["layers"]:
-        if entry["ref"] is None and entry["name"] in contents.touched:
+        if entry.get("ref") is None and entry["name"] in contents.touched:
             bits = read_bits(path_of, contents.step, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
             if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
                 raise DamagedStoreError(f"{written}: layer {entry['name']!r} does not read back as it was written")

@@ -194,7 +194,7 @@ def find_entry(header: Mapping[str, Any], layer: str) -> dict[str, Any] | None:
 
 
 def decode_layer(
-    path: Path, mask_path: Path, entry: Mapping[str, Any], bits: np.ndarray, *, weights: bool
+    path: Path, mask_path: Path, entry: Mapping[str, Any], *, weights: bool, bits: np.ndarray | None = None
 ) -> LayerMask:
     """Load the layer of a header entry, and verify it against the entry.
 
@@ -206,10 +206,11 @@ def decode_layer(
         File that holds the layer's bits: `path`, or that of the step which the entry refers to.
     entry : mapping
         One of the ``layers`` of :func:`read_header`.
-    bits : ndarray of uint8
-        As :func:`sift_graph.store.deltas.read_bits` reads them from `mask_path`.
     weights : bool
         Load its weights too, if any were recorded.
+    bits : ndarray of uint8, optional
+        The mask's bits, as :func:`sift_graph.store.deltas.read_bits` reads them of `mask_path`; read from there, where
+        they are stored whole, if not given.
 
     Returns
     -------
@@ -222,6 +223,10 @@ def decode_layer(
     """
     layer = entry["name"]
     shape = tuple(entry["shape"])
+    if bits is None:
+        with open_snapshot(mask_path) as file:
+            frame = read_tensor(file, mask_path, f"mask/{layer}")
+        bits = decompress(mask_path, layer, frame, (math.prod(shape) + 7) // 8)
     if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
         raise DamagedStoreError(
             f"{mask_path}: the mask of layer {layer!r} does not match its hash; the file was altered"
