@@ -19,9 +19,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from sift_graph.errors import DamagedStoreError
+from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.store import RunReader, is_run
-from sift_graph.store.condition import Condition, Finding, find_condition
+from sift_graph.store.condition import Condition, Finding, find_condition, is_barred
 from sift_graph.symptoms import find_symptoms
 
 __all__ = ["Finding", "examine"]
@@ -48,7 +48,7 @@ def examine(run_dir: str | os.PathLike[str], *, progress: Callable[[int, int], N
     Raises
     ------
     RunDirectoryError
-        If the directory neither is a run nor holds snapshots of one.
+        If the directory neither is a run nor holds snapshots of one, or a file in it may not be read.
     """
     path = Path(run_dir)
     if not is_run(path):
@@ -60,8 +60,15 @@ def examine(run_dir: str | os.PathLike[str], *, progress: Callable[[int, int], N
         reader = RunReader(path)
     except DamagedStoreError as error:
         said = str(error).removeprefix(f"{path / 'sift.json'}: ")
+        if is_barred(error):
+            return [Finding("bad_header", "error", "sift.json", said, "make it readable")]
         cure = "restore it from a copy; --repair puts it aside, and makes it anew of the newest snapshot"
         return [Finding("bad_header", "error", "sift.json", said, cure, True)]
-    condition: Condition = find_condition(reader, progress=progress)
+    try:
+        condition: Condition = find_condition(reader, progress=progress)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}); make it readable, nothing was done"
+        ) from error
     findings = condition.findings + find_symptoms(reader, condition)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -12,7 +12,7 @@ from sift_graph.doctor import examine
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.store import FORMAT, RunReader, snapshot_name, write_atomically
 from sift_graph.store.condition import Finding, few, is_row, path_step
-from sift_graph.store.disk import explain_disk_errors, sync_directory
+from sift_graph.store.disk import sync_directory
 from sift_graph.store.reader import HEADER
 from sift_graph.store.rewriting import compress_whole, is_one_file, open_contents, replace
 from sift_graph.store.snapshot import read_header
@@ -42,13 +42,16 @@ def repair(run_dir: str | os.PathLike[str]) -> list[str]:
     path = Path(run_dir)
     done: list[str] = []
     for _ in range(ROUNDS):
-        deeds = []
-        with explain_disk_errors(path, "the repair stopped; what it did so far is sound"):
-            for finding in reversed(
-                examine(path)
-            ):  # the newest snapshot first: none is freed of another by a damaged one
+        deeds: list[str] = []
+        try:
+            for finding in reversed(examine(path)):  # the newest first, so that no damaged snapshot is to be freed
                 if finding.repairable:
                     deeds += _REPAIRS[finding.kind](path, finding)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{error.filename or path}: the repair stopped here ({error.strerror or error}); what it did so far is "
+                f"sound: {few(done + deeds) or 'nothing yet'}. Mend this, then give the same command again"
+            ) from error
         done += deeds
         if not deeds:
             break
@@ -72,6 +75,8 @@ def _aside(run_dir: Path, file: Path) -> Path:
 
 
 def _put_aside(run_dir: Path, finding: Finding) -> list[str]:
+    if not (run_dir / finding.where).exists():
+        return []  # a temporary that another repair used up
     target = _aside(run_dir, run_dir / finding.where)
     return [f"{finding.where}: moved to {target.relative_to(run_dir).as_posix()}"]
 
@@ -142,7 +147,7 @@ def _move_in(
         try:
             bits = reader.load_entry(later, entry, weights=False).bits
         except DamagedStoreError:
-            gone.append(name)
+            gone.append(repr(name))
             continue
         home = homes.get(name)
         if home is not None and home[1] == entry["xxh3"]:
@@ -150,7 +155,7 @@ def _move_in(
         else:
             contents.store_whole(entry, compress_whole(bits))
             homes[name] = (later, entry["xxh3"])
-        kept.append(name)
+        kept.append(repr(name))
     if kept:
         replace(reader, contents)
     return kept, gone

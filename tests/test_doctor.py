@@ -19,6 +19,7 @@ from sift_graph.store import RunReader, RunWriter, snapshot_name
 from sift_graph.store.packing import pack_run
 from tests.runs import move, write_run
 from tests.test_cli import invoke
+from tests.test_packing import Killed, kill_after
 from tests.test_store import rewrite, same_layer
 
 RNG = np.random.default_rng(0)
@@ -120,10 +121,10 @@ def test_what_only_a_damaged_file_held_is_named_as_lost(run):
     ]
     assert found(run, "damaged").found.startswith("truncated or not a snapshot")
     *_, last = repair(run)
-    assert last == "the masks of fixed at steps 10, 20, 30 and 2 more were in it, and are lost unless it is restored"
+    assert last == "the masks of 'fixed' at steps 10, 20, 30 and 2 more were in it, and are lost unless it is restored"
     left = [finding for finding in examine(run) if finding.severity == "error"]
     assert {finding.kind for finding in left} == {"broken_reference"}
-    assert "the mask of fixed is that of step 0, or a change of it, which is missing" in left[0].found
+    assert "the mask of 'fixed' is that of step 0, or a change of it, which is missing" in left[0].found
     reader = RunReader(run)
     assert all(same_layer(reader.load_layer(s, "moving"), before[s, "moving"]) for s in reader.steps)
     shutil.move(run / "masks/damaged" / snapshot_name(0), run / "masks")
@@ -147,7 +148,7 @@ def test_a_change_of_a_damaged_mask_is_a_broken_reference_and_the_rest_is_kept(r
     flip(run, 20, "grow/moving")
     broken = [finding for finding in examine(run) if finding.kind == "broken_reference"]
     assert [finding.where for finding in broken] == [f"masks/{snapshot_name(step)}" for step in (30, 40, 50)]
-    assert "the mask of moving is that of step 20" in broken[0].found
+    assert "the mask of 'moving' is that of step 20" in broken[0].found
     repair(run)
     reader = RunReader(run)
     assert reader.steps == [0, 10, 30, 40, 50]
@@ -273,7 +274,10 @@ def test_a_repair_that_cannot_write_says_what_is_sound(run, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(RunDirectoryError, match="the repair stopped; what it did so far is sound"):
+    with pytest.raises(
+        RunDirectoryError,
+        match=r"the repair stopped here \(Read-only file system\); what it did so far is sound: nothing yet",
+    ):
         repair(run)
 
 
@@ -307,6 +311,7 @@ FULL, EMPTY = np.ones((60, 60), bool), np.zeros((60, 60), bool)
         ([{"a": sparse()}], {"sparsity": 0.8}, []),
         ([{"a": sparse()}], {"sparsity": 0.9}, [("off_target", "warning", "run")]),
         ([{"a": sparse(), "b": FULL}], {"sparsity": 0.8}, [("all_ones", "note", "'b'")]),
+        ([{"a": sparse(), "b": FULL}], {"sparsity": 0.4}, [("all_ones", "note", "'b'")]),  # 0.6 of both together
         ([{"a": sparse()}], {"sparsity": "high"}, []),
         ([{"a": sparse()}] * 2, {"method": "rigl"}, [("never_changed", "warning", "run")]),
         ([{"a": sparse()}] * 2, {"method": "static"}, []),
@@ -367,7 +372,7 @@ def test_ranks_that_hold_different_masks_of_a_layer_are_found(run):
     rewrite(path.with_name("step_000000050.rank00002.safetensors"), lambda e, t, h: e.update(xxh3="0" * 32))
     (finding,) = examine(run)
     assert (finding.kind, finding.where) == ("ranks_differ", "masks/step_000000050.rank00002.safetensors")
-    assert finding.found == "the mask of moving differs from that in step_000000050.rank00000.safetensors"
+    assert finding.found == "the mask of 'moving' differs from that in step_000000050.rank00000.safetensors"
     shards = path.with_name("step_000000050.rank00002.safetensors")
     rewrite(shards, lambda e, t, h: e.update(part={"offset": [0, 0], "shape": [60, 101]}))
     assert examine(run) == []
@@ -394,7 +399,7 @@ def test_the_json_of_the_command_is_the_findings(run):
     content = json.loads(invoke("doctor", run, "--json", code=6).stdout)
     assert content["schema"] == "sift-graph/doctor/1"
     (finding,) = content["findings"]
-    assert set(finding) == {"kind", "severity", "where", "found", "cure", "repairable"}
+    assert set(finding) == {"run", "kind", "severity", "where", "found", "cure", "repairable"}
     assert (finding["kind"], finding["where"], finding["repairable"]) == ("damaged", f"masks/{path.name}", True)
     assert content["repaired"] == []
 
@@ -408,7 +413,7 @@ def test_pack_and_unpack_print_what_they_did(tmp_path):
     assert f"{path}: 1 of 2 snapshots written anew; masks 0.003 MB before, 0.002" in invoke("pack", path).stdout
     content = json.loads(invoke("unpack", path, "--json").stdout)
     assert content["schema"] == "sift-graph/pack/1"
-    assert content["rewritten"] == [10]
+    assert content["runs"][0]["rewritten"] == [10]
     cut(path, 10)
     assert "left as it is" in invoke("pack", path, code=6).stderr
 
@@ -427,3 +432,87 @@ def test_the_page_lists_every_kind_of_finding(request):
                 said |= {first.value} if isinstance(first, ast.Constant) else set()
     assert len(said) > 15
     assert {kind for kind in said if f"`{kind}`" not in page} == set()
+
+
+def test_a_directory_of_runs_is_examined_and_packed_run_by_run(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, shapes={"fc": (60, 101)}, density=0.2, steps=(0, 10))
+    cut(tmp_path / "b", 10)
+    content = json.loads(invoke("doctor", tmp_path, "--json", code=6).stdout)
+    assert [(row["run"], row["where"]) for row in content["findings"]] == [
+        (str(tmp_path / "b"), f"b/masks/{snapshot_name(10)}")
+    ]
+    result = invoke("pack", tmp_path, code=6)
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    repaired = invoke("doctor", tmp_path, "--repair").stdout
+    assert f"repaired  b/masks/{snapshot_name(10)}: moved to masks/damaged/{snapshot_name(10)}" in repaired
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_file_that_may_not_be_read_is_named(run):
+    (run / "metrics.jsonl").chmod(0)
+    with pytest.raises(RunDirectoryError, match=r"metrics.jsonl: cannot be read \(Permission denied\)"):
+        examine(run)
+
+
+def test_what_cannot_be_read_now_is_named_and_left_alone(run, monkeypatch):
+    real = Path.open
+
+    def broken(self, *args, **kwargs):
+        if self.name == barred:
+            raise OSError(5, "Input/output error", str(self))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", broken)
+    barred = "metrics.jsonl"
+    with pytest.raises(RunDirectoryError, match=r"metrics.jsonl: cannot be read \(Input/output error\)"):
+        examine(run)
+    barred = "sift.json"
+    (finding,) = examine(run)
+    assert (finding.kind, finding.cure, finding.repairable) == ("bad_header", "make it readable", False)
+    assert repair(run) == []
+
+
+def test_a_snapshot_that_cannot_be_read_now_is_left_alone(run, monkeypatch):
+    import safetensors
+
+    real = safetensors.safe_open
+
+    def barred(path, framework):
+        if Path(path).name == snapshot_name(50):
+            raise PermissionError(13, "Permission denied")
+        return real(path, framework=framework)
+
+    monkeypatch.setattr(safetensors, "safe_open", barred)
+    finding = found(run, "damaged")
+    assert (finding.where, finding.cure) == (f"masks/{snapshot_name(50)}", "make it readable")
+    assert repair(run) == []
+
+
+def test_a_repair_that_is_stopped_anywhere_is_finished_by_the_next(run, tmp_path, monkeypatch):
+    pack_run(run)
+    before = masks(run)
+    flip(run, 0, "weight/moving")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"half')
+    shutil.copytree(run, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        calls = kill_after(patch, 10**6)
+        repair(tmp_path / "whole")
+    assert len(calls) > 20
+    for count in range(len(calls)):
+        stopped = tmp_path / f"stopped{count}"
+        shutil.copytree(run, stopped)
+        with monkeypatch.context() as patch:
+            kill_after(patch, count)
+            with pytest.raises(Killed, match="stopped"):
+                repair(stopped)
+        for left in stopped.rglob(".*.tmp"):
+            os.utime(left, (0, 0))
+        repair(stopped)
+        assert {finding.severity for finding in examine(stopped)} == {"note"}
+        after = masks(stopped)
+        assert {step for step, _ in after} == {10, 20, 30, 40, 50}
+        assert all(same_layer(after[key], before[key]) for key in after)
+        assert (stopped / "metrics.damaged.jsonl").read_bytes().splitlines()[-1] == b'{"half'
+        shutil.rmtree(stopped)

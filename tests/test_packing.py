@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from safetensors import safe_open
 import sift_graph
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
-from sift_graph.store import RunReader, RunWriter, disk
+from sift_graph.store import RunReader, RunWriter, disk, packing
 from sift_graph.store import rewriting as rewriting_module
 from sift_graph.store.deltas import _longest, encode_change, forget, read_bits
 from sift_graph.store.packing import pack_run, unpack_run
 from tests.runs import move, write_run
+from tests.strategies import networks
 from tests.test_store import damage_found, rewrite, same_layer
 
 SHAPES = {"conv": (16, 40, 3, 3), "fc": (60, 101)}
@@ -245,6 +247,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     """
     calls: list[str] = []
     real_open, real_fsync, real_replace, real_unlink = Path.open, os.fsync, Path.replace, Path.unlink
+    real_rename = Path.rename
 
     def step(name: str) -> None:
         calls.append(name)
@@ -281,6 +284,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
     monkeypatch.setattr(Path, "open", opened)
     monkeypatch.setattr(disk.os, "fsync", lambda handle: (step("sync"), real_fsync(handle))[1])
     monkeypatch.setattr(Path, "replace", lambda self, target: (step("rename"), real_replace(self, target))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, target: (step("rename"), real_rename(self, target))[1])
     monkeypatch.setattr(Path, "unlink", lambda self, **k: (step("remove"), real_unlink(self, **k))[1])
     return calls
 
@@ -487,3 +491,33 @@ def test_a_snapshot_that_several_processes_wrote_is_left_as_it_is(run, monkeypat
     assert pack_run(run).rewritten == (10, 30, 40, 50)
     assert shard.read_bytes() == data
     assert [base for _, base in codecs_of(run, (10, 30, 40))] == [0, 10, 30]
+
+
+@given(steps=st.lists(networks(), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=25)
+def test_any_layers_are_packed_and_unpacked(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("any") / "run"
+    writer = RunWriter(path)
+    for step, layers in enumerate(steps):
+        writer.write_snapshot(Snapshot(step, layers, epoch=step / 3))
+    before = read(path)
+    with mock.patch.object(packing, "OVERHEAD", -(10**6)):  # else masks as small as these stay whole
+        pack_run(path)
+    assert_same(read(path), before)
+    unpack_run(path)
+    assert_same(read(path), before)
+
+
+def test_a_packed_run_goes_on_from_an_earlier_step(run):
+    before = read(run)
+    pack_run(run)
+    writer = RunWriter(run, resume=True)
+    writer.rewind(20)
+    layers = dict(before[30].layers)
+    layers["conv"] = before[20].layers["conv"]
+    writer.write_snapshot(Snapshot(25, layers))
+    assert {e["name"]: e["ref"] for e in RunReader(run).entries(25)} == {"conv": 20, "fc": None, "fixed": 0}
+    pack_run(run)
+    after = read(run)
+    assert list(after) == [0, 10, 20, 25]
+    assert same_layer(after[25].layers["fc"], before[30].layers["fc"])

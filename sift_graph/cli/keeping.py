@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sift_graph.cli import app
+from sift_graph.cli.measuring import RunDir
 from sift_graph.cli.output import (
     Column,
     JsonOption,
@@ -28,13 +30,12 @@ if TYPE_CHECKING:
     from sift_graph.store.packing import PackResult
     from sift_graph.watch import Look
 
-OneRun = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 BAR = 12  # lines of a screen that are neither layers nor rows of metrics, two of them for what is too long for one
 
 
 @app.command(epilog="Example:  sift-graph doctor runs/a --repair")
 def doctor(
-    run_dir: OneRun,
+    run_dir: RunDir,
     mend: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; nothing is deleted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,29 +46,48 @@ def doctor(
     from sift_graph.doctor import examine
     from sift_graph.mending import repair
 
-    deeds = repair(run_dir) if mend else []
-    with progress_bar("reading") as progress:
-        findings = examine(run_dir, progress=progress)
+    rows: list[dict[str, Any]] = []
+    deeds: list[str] = []
+    for name, one, progress in each_run(run_dir, "reading"):
+        deeds += [f"{name}{deed}" for deed in (repair(one) if mend else [])]
+        for finding in examine(one, progress=progress):
+            rows.append({"run": str(one), **dataclasses.asdict(finding), "where": f"{name}{finding.where}"})
     if as_json:
-        rows = [dataclasses.asdict(finding) for finding in findings]
         print_json({"schema": "sift-graph/doctor/1", "findings": rows, "repaired": deeds})
     else:
         for deed in deeds:
             typer.echo(f"repaired  {deed}")
-        if findings:
-            columns = [Column(name, "left") for name in ("severity", "kind", "where", "found", "cure")]
-            print_table(columns, [[f.severity, f.kind, f.where, f.found, f.cure] for f in findings])
-        count = {name: sum(f.severity == name for f in findings) for name in ("error", "warning", "note")}
+        if rows:
+            headings = ("severity", "kind", "where", "found", "cure")
+            print_table([Column(h, "left") for h in headings], [[row[h] for h in headings] for row in rows])
+        count = {name: sum(row["severity"] == name for row in rows) for name in ("error", "warning", "note")}
         note(f"{run_dir}: " + ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in count.items()))
-        if any(finding.repairable for finding in findings):
+        if any(row["repairable"] for row in rows):
             note(f"sift-graph doctor {run_dir} --repair  mends some of it; keep a copy if you can")
-    if any(finding.severity == "error" for finding in findings):
+    if any(row["severity"] == "error" for row in rows):
         raise typer.Exit(6)
+
+
+def each_run(path: Path, what: str) -> Iterator[tuple[str, Path, Callable[[int, int], None] | None]]:
+    """Give each run at or below a directory, with its name there, and a progress bar: over snapshots, or over runs.
+
+    A directory with snapshots counts as one run, though its ``sift.json`` be lost.
+    """
+    from sift_graph.store import find_runs
+
+    runs = [path] if (path / "masks").is_dir() else find_runs(path)
+    with progress_bar(what) as progress:
+        if len(runs) == 1:
+            yield "", runs[0], progress
+            return
+        for done, run in enumerate(runs, 1):
+            yield f"{run.relative_to(path).as_posix()}/", run, None
+            progress(done, len(runs))
 
 
 @app.command(epilog="Example:  sift-graph pack runs/a")
 def pack(
-    run_dir: OneRun,
+    run_dir: RunDir,
     keyframe_every: Annotated[
         int, typer.Option("--keyframe-every", min=1, help="To read a mask, read at most so many of its layer.")
     ] = 16,
@@ -80,35 +100,38 @@ def pack(
     """
     from sift_graph.store.packing import pack_run
 
-    with progress_bar("packing") as progress:
-        result = pack_run(run_dir, keyframe_every=keyframe_every, progress=progress)
-    print_packed(run_dir, result, as_json)
+    def act(run: Path, progress: Callable[[int, int], None] | None) -> PackResult:
+        return pack_run(run, keyframe_every=keyframe_every, progress=progress)
+
+    print_packed({run: act(run, progress) for _, run, progress in each_run(run_dir, "packing")}, as_json)
 
 
 @app.command(epilog="Example:  sift-graph unpack runs/a")
-def unpack(run_dir: OneRun, as_json: JsonOption = False) -> None:
+def unpack(run_dir: RunDir, as_json: JsonOption = False) -> None:
     """Store masks whole again, as they were recorded: the inverse of pack."""
     from sift_graph.store.packing import unpack_run
 
-    with progress_bar("unpacking") as progress:
-        result = unpack_run(run_dir, progress=progress)
-    print_packed(run_dir, result, as_json)
+    results = {run: unpack_run(run, progress=progress) for _, run, progress in each_run(run_dir, "unpacking")}
+    print_packed(results, as_json)
 
 
-def print_packed(run_dir: Path, result: PackResult, as_json: bool) -> None:
+def print_packed(results: dict[Path, PackResult], as_json: bool) -> None:
     """Print what packing did; exit code 6 if a snapshot is damaged and was left as it is."""
     if as_json:
-        print_json({"schema": "sift-graph/pack/1", "run": str(run_dir), **dataclasses.asdict(result)})
+        rows = [{"run": str(run), **dataclasses.asdict(result)} for run, result in results.items()]
+        print_json({"schema": "sift-graph/pack/1", "runs": rows})
     else:
-        weights = result.weight_bytes
-        masks = [f"{(size - weights) / 1e6:,.3f} MB" for size in (result.bytes_before, result.bytes_after)]
-        typer.echo(
-            f"{run_dir}: {len(result.rewritten)} of {result.snapshots} snapshots written anew; masks {masks[0]} "
-            f"before, {masks[1]} now, weights {weights / 1e6:,.3f} MB"
-        )
-    for damaged in result.skipped:
-        complain(f"left as it is: {damaged}")
-    if result.skipped:
+        for run, result in results.items():
+            weights = result.weight_bytes
+            masks = [f"{(size - weights) / 1e6:,.3f} MB" for size in (result.bytes_before, result.bytes_after)]
+            typer.echo(
+                f"{run}: {len(result.rewritten)} of {result.snapshots} snapshots written anew; masks {masks[0]} "
+                f"before, {masks[1]} now, weights {weights / 1e6:,.3f} MB"
+            )
+    damaged = [said for result in results.values() for said in result.skipped]
+    for said in damaged:
+        complain(f"left as it is: {said}")
+    if damaged:
         raise typer.Exit(6)
 
 
@@ -121,7 +144,7 @@ def watch(
 ) -> None:
     """Watch a run while it trains: newest step, layers, what changed, last metrics. Ctrl-C ends it.
 
-    On a terminal one screen; else a line for each new snapshot and each new row of metrics.
+    On a terminal one screen; else a line whenever there is a new snapshot or a new row of metrics.
     """
     from sift_graph.store import is_run
     from sift_graph.watch import Watcher
@@ -157,7 +180,7 @@ def follow(watcher: Any, every: float) -> None:
         newest = look.metrics[-1] if look.metrics else None
         if newest != logged:
             logged = newest
-            typer.echo(f"{look.run_dir}  " + "  ".join(f"{k} {short(v)}" for k, v in (newest or {}).items()))
+            typer.echo(f"{look.run_dir}  " + "  ".join(f"{short(k)} {short(v)}" for k, v in (newest or {}).items()))
         time.sleep(every)
 
 
@@ -193,7 +216,7 @@ def screen(look: Look, most: int) -> RenderableType:
         for layer in shown:
             counts = [number(layer.edges), number(layer.dropped), number(layer.grown)]
             moved = "–" if layer.moved != layer.moved else f"{layer.moved:.2%}"
-            table.add_row(*(Text(cell) for cell in (layer.layer, number(layer.density, 4), *counts, moved)))
+            table.add_row(*(Text(cell) for cell in (short(layer.layer), number(layer.density, 4), *counts, moved)))
         parts.append(table)
         if len(shown) < len(look.layers):
             parts.append(Text(f"and {len(look.layers) - len(shown)} more layers"))
@@ -201,7 +224,7 @@ def screen(look: Look, most: int) -> RenderableType:
         names = list(dict.fromkeys(name for row in look.metrics for name in row))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for name in names:
-            table.add_column(Text(name), justify="right", no_wrap=True)
+            table.add_column(Text(short(name)), justify="right", no_wrap=True)
         for row in look.metrics:
             table.add_row(*(Text(short(row.get(name))) for name in names))
         parts += [Text(""), table]
@@ -209,8 +232,9 @@ def screen(look: Look, most: int) -> RenderableType:
 
 
 def short(value: Any) -> str:
-    """Format a value of metrics."""
-    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)[:40]
+    """Format a name or a value that was recorded, on one line and without what a terminal would obey."""
+    text = "–" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)[:200]
+    return text if text.isprintable() else repr(text)
 
 
 def age(seconds: float) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from sift_graph.store.deltas import forget
 from sift_graph.store.reader import RunReader
 from sift_graph.store.snapshot import read_header
 
-__all__ = ["Condition", "Finding", "Severity", "few", "find_condition"]
+__all__ = ["Condition", "Finding", "Severity", "few", "find_condition", "is_barred", "is_row", "path_step"]
 
 Severity = Literal["error", "warning", "note"]
 Progress = Callable[[int, int], None]
 
+BARRED = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 STALE_SECONDS = 60.0  # a younger temporary may be somebody's who is writing it
 _NAME = re.compile(r"step_(\d{9,18})(\.rank\d+)?\.safetensors")
 
@@ -94,12 +96,12 @@ def find_condition(reader: RunReader, *, progress: Progress | None = None) -> Co
     return condition
 
 
-def few(names: list[str], most: int = 3) -> str:
+def few(names: Sequence[str], most: int = 3) -> str:
     """Name the first few, and count the others.
 
     Parameters
     ----------
-    names : list of str
+    names : sequence of str
     most : int
 
     Returns
@@ -122,30 +124,29 @@ def _read_snapshot(reader: RunReader, step: int, condition: Condition) -> None:
     try:
         header = reader.snapshot_header(step)
     except DamagedStoreError as error:
-        condition.findings.append(_unusable(reader, path, where, str(error).removeprefix(f"{path}: ")))
+        condition.findings.append(_unusable(reader, path, error))
         return
     condition.headers[step] = header
     damaged: list[str] = []
-    said = ""
+    first: DamagedStoreError | None = None
     broken: dict[int, list[str]] = {}
     for entry in header["layers"]:
-        name = entry["name"]
+        name, shown = entry["name"], repr(entry["name"])
         needed = entry["ref"] if entry["ref"] is not None else entry.get("base")
         digest = entry["xxh3"] if entry["ref"] is not None else entry.get("base_xxh3")
         if needed is not None and condition.held.get((needed, name)) != digest:
-            broken.setdefault(needed, []).append(name)
+            broken.setdefault(needed, []).append(shown)
             continue
         try:
             reader.load_entry(step, entry)
         except DamagedStoreError as error:
-            damaged.append(name)
-            said = said or str(error).removeprefix(f"{path}: ")
+            damaged.append(shown)
+            first = first or error
         else:
             if entry["ref"] is None:
                 condition.held[step, name] = entry["xxh3"]
-    if damaged:
-        found = f"{said} (of {few(damaged)})" if len(damaged) > 1 else said
-        condition.findings.append(_damaged(path, found))
+    if first is not None:
+        condition.findings.append(_damaged(path, first, f" (of {few(damaged)})" if len(damaged) > 1 else ""))
     for at, names in broken.items():
         state = "which does not hold it" if at in reader.steps else "which is missing"
         if at not in condition.headers and at in reader.steps:
@@ -161,25 +162,33 @@ def _read_snapshot(reader: RunReader, step: int, condition: Condition) -> None:
         )
 
 
-def _unusable(reader: RunReader, path: Path, where: str, said: str) -> Finding:
+def _unusable(reader: RunReader, path: Path, error: DamagedStoreError) -> Finding:
     """Say why a snapshot's header cannot be used: damaged, or the good one of another place."""
+    where, said = f"masks/{path.name}", str(error).removeprefix(f"{path}: ")
     try:
         header = read_header(path)
     except DamagedStoreError:
-        return _damaged(path, said)
+        return _damaged(path, error)
     if header.get("run_id") != reader.header["run_id"]:
         return Finding("foreign", "error", where, said, "move it back; --repair moves it to masks/damaged", True)
     if header.get("step") != path_step(path):
         cure = "give it its own name; --repair does, or moves it to masks/damaged if that name is taken"
         return Finding("renamed", "error", where, said, cure, True)
-    return _damaged(path, said)
+    return _damaged(path, error)
 
 
-def _damaged(path: Path, said: str) -> Finding:
+def is_barred(error: BaseException) -> bool:
+    """Whether a file may be whole, and only could not be read now: then nothing is done to it."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in BARRED
+
+
+def _damaged(path: Path, error: DamagedStoreError, more: str = "") -> Finding:
     """Say that a snapshot is damaged; one of several files is not moved without the others."""
+    said = str(error).removeprefix(f"{path}: ") + more
     cure = "restore it from a copy"
-    if _is_ranked(path):
-        return Finding("damaged", "error", f"masks/{path.name}", said, cure)
+    if _is_ranked(path) or is_barred(error):
+        return Finding("damaged", "error", f"masks/{path.name}", said, "make it readable" if is_barred(error) else cure)
     cure += "; --repair moves it to masks/damaged, and keeps what others need of it"
     return Finding("damaged", "error", f"masks/{path.name}", said, cure, True)
 
@@ -247,7 +256,7 @@ def _ranks(reader: RunReader) -> Iterator[Finding]:
             if digest != entry["xxh3"]:
                 differing.append((entry["name"], file))
         if differing:
-            found = f"the mask of {few([layer for layer, _ in differing])} differs from that in {differing[0][1]}"
+            found = f"the mask of {few([repr(layer) for layer, _ in differing])} differs from that in {differing[0][1]}"
             cure = "each process moves masks of its own: give them the same seed, or the masks of the first"
             yield Finding("ranks_differ", "warning", f"masks/{path.name}", found, cure)
 

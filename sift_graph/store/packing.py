@@ -185,7 +185,7 @@ def _choose(contents: Contents, entry: dict[str, Any], bits: np.ndarray, base: _
         if frames is not None:
             ways.append((sum(frame.size for frame in frames.values()), step, digest, frames))
     size, step, digest, frames = min(ways, key=lambda way: way[0], default=(whole.size, None, None, {}))
-    if size + OVERHEAD < whole.size:
+    if frames and size + OVERHEAD < whole.size:
         contents.store_change(entry, frames, step, digest)
     elif was[0] != "zstd":
         contents.store_whole(entry, whole)
