@@ -228,17 +228,22 @@ def test_a_header_cannot_be_made_of_nothing(run):
 
 
 def test_temporaries_are_left_alone_while_they_are_young(run):
-    left = [run / "masks/.step_000000060.safetensors.1.tmp", run / ".sift.json.1.tmp"]
+    (run / "analysis/abc").mkdir(parents=True)
+    left = [
+        run / "masks/.step_000000060.safetensors.1.tmp",
+        run / ".sift.json.1.tmp",
+        run / "analysis/abc/.a.csv.1.tmp",
+    ]
     for path in left:
         path.write_bytes(b"half")
-    assert [severity for kind, severity, _ in kinds(run) if kind == "temporary"] == ["note", "note"]
+    assert [severity for kind, severity, _ in kinds(run) if kind == "temporary"] == ["note"] * 3
     assert repair(run) == []
     for path in left:
         os.utime(path, (time.time() - 3600,) * 2)
-    assert [severity for kind, severity, _ in kinds(run) if kind == "temporary"] == ["warning", "warning"]
+    assert [severity for kind, severity, _ in kinds(run) if kind == "temporary"] == ["warning"] * 3
     repair(run)
     names = {path.name: path.read_bytes() for path in (run / "masks/damaged").iterdir()}
-    assert names == {"step_000000060.safetensors.1.tmp": b"half", "sift.json.1.tmp": b"half"}
+    assert names == {"step_000000060.safetensors.1.tmp": b"half", "sift.json.1.tmp": b"half", "a.csv.1.tmp": b"half"}
 
 
 def test_half_lines_move_to_a_file_beside(run):

@@ -209,7 +209,7 @@ def _strays(reader: RunReader) -> Iterator[Finding]:
     """Files that no reader looks at: temporaries, odd names, what was put aside."""
     masks = reader.run_dir / "masks"
     recorded = {reader.path(step).name for step in reader.steps}
-    for path in sorted([*reader.run_dir.glob(".*.tmp"), *masks.glob(".*.tmp")]):
+    for path in sorted(p for place in (".", "masks", "analysis/*") for p in reader.run_dir.glob(f"{place}/.*.tmp")):
         if not path.is_file():
             continue
         where = path.relative_to(reader.run_dir).as_posix()
@@ -229,13 +229,15 @@ def _strays(reader: RunReader) -> Iterator[Finding]:
             cure = "give it its own name; --repair does, if it is a snapshot of this run and that name is free"
             yield Finding("misnamed", "warning", f"masks/{path.name}", found, cure, True)
     for name, kind, what in (
-        ("abandoned", "abandoned", "were put aside when the run went on from an earlier step"),
-        ("damaged", "put_aside", "were put aside by doctor --repair"),
+        ("abandoned", "abandoned", "put aside when the run went on from an earlier step"),
+        ("damaged", "put_aside", "put aside by doctor --repair"),
     ):
         count = sum(1 for path in (masks / name).rglob("*") if path.is_file())
         if count:
             cure = "nothing to do; remove the directory when you do not need them"
-            yield Finding(kind, "note", f"masks/{name}", f"{count} files {what}", cure)
+            yield Finding(
+                kind, "note", f"masks/{name}", f"{count} {'file was' if count == 1 else 'files were'} {what}", cure
+            )
 
 
 def _ranks(reader: RunReader) -> Iterator[Finding]:
