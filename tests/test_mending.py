@@ -114,6 +114,16 @@ def test_a_snapshot_of_another_run_is_put_aside(run, tmp_path):
     assert RunReader(run).steps[-1] == 50
 
 
+def test_a_header_of_another_run_does_not_cost_the_snapshots(run, tmp_path):
+    before = masks(run)
+    shutil.copy(write_run(tmp_path / "other") / "sift.json", run)
+    assert {(finding.kind, finding.repairable) for finding in examine(run)} == {("foreign", False)}
+    assert repair(run) == []
+    (run / "sift.json").unlink()  # as the cure says
+    repair(run)
+    assert all(same_layer(layer, before[key]) for key, layer in masks(run).items())
+
+
 def test_a_missing_file_is_named_by_those_that_need_it(run):
     RunReader(run).path(0).unlink()
     broken = [finding for finding in examine(run) if finding.kind == "broken_reference"]

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +90,12 @@ def find_condition(reader: RunReader, *, progress: Progress | None = None) -> Co
         _read_snapshot(reader, step, condition)
         if progress is not None:
             progress(done, len(reader.steps))
+    if not condition.headers:  # then it is sift.json that is not theirs
+        cure = "put sift.json away if these belong together: --repair makes it anew of the newest"
+        condition.findings = [
+            replace(finding, cure=cure, repairable=False) if finding.kind == "foreign" else finding
+            for finding in condition.findings
+        ]
     condition.findings += _strays(reader)
     condition.findings += _ranks(reader)
     condition.findings += _lines(reader.run_dir)
