@@ -30,7 +30,7 @@ def held_out_taus(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_xlabel("Kendall's τ with the accuracy of runs not seen")
         rows = table[table["tau"].notna() & (table["model"] != "gain")]
         if not len(rows):
-            return note_nothing(ax, "nothing was left out that could be ranked")
+            return note_nothing(ax, "no group was left out that could be ranked")
         groups, models = list(dict.fromkeys(rows["group"])), list(dict.fromkeys(rows["model"]))
         for i, model in enumerate(models):
             part = rows[rows["model"] == model]

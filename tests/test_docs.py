@@ -21,7 +21,7 @@ def root(request):
 
 
 def test_the_reader_of_the_format_page_reads(root, tmp_path):
-    (code,) = blocks(root / "docs/file-format.md", "python")
+    code, _ = blocks(root / "docs/file-format.md", "python")  # the other one reads packed runs: test_packing.py
     assert len(code.splitlines()) <= 18
     assert "sift_graph" not in code
     namespace = {}
