@@ -22,6 +22,11 @@ from tests.test_cli import invoke
 from tests.test_store import rewrite
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "220")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write_well_run(tmp_path / "run")
