@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
@@ -183,6 +183,10 @@ class LayerMask:
         dense = np.zeros(self.shape, dtype=self.values.dtype)
         dense[self.mask] = self.values
         return dense
+
+    def without_values(self) -> LayerMask:
+        """Return the same mask without weights."""
+        return self if self.values is None else replace(self, values=None)
 
     def __repr__(self) -> str:
         """One line: name, shape, edges, source."""
@@ -367,16 +371,17 @@ def layer_name(parameter: str) -> str:
     return ".".join(parts)
 
 
-def match_layers(names: list[str], pattern: str | None) -> list[str]:
-    """Select layer names by a glob, several of them separated by commas.
+def match_layers(names: list[str], pattern: str | Sequence[str] | None) -> list[str]:
+    """Select layer names by globs.
 
     Parameters
     ----------
     names : list of str
         What exists, in order.
-    pattern : str or None
-        For instance ``"stage3.*,head"``; None or ``"*"`` selects all. A name that is written out exactly is
-        taken as it is, so that names with brackets can be asked for.
+    pattern : str or sequence of str or None
+        For instance ``"stage3.*,head"``, separated by commas, or ``["stage3.*", "head"]``, where commas belong to
+        names; None or ``"*"`` selects all. A name that is written out exactly is taken as it is, so that names with
+        brackets can be asked for.
 
     Returns
     -------
@@ -392,12 +397,17 @@ def match_layers(names: list[str], pattern: str | None) -> list[str]:
     --------
     >>> match_layers(["stem", "stage1.conv", "stage2.conv"], "stage*.conv")
     ['stage1.conv', 'stage2.conv']
+    >>> match_layers(["stem", "stage1.conv", "stage2.conv"], ["stem", "stage2.*"])
+    ['stem', 'stage2.conv']
     """
-    if pattern in (None, "*"):
+    if pattern is None or pattern == "*":
         return list(names)
-    if pattern in names:
-        return [str(pattern)]
-    globs = [part.strip() for part in str(pattern).split(",")]
+    if isinstance(pattern, str):
+        if pattern in names:
+            return [pattern]
+        globs = [part.strip() for part in pattern.split(",")]
+    else:
+        globs = list(pattern)
     found = [name for name in names if any(name == glob or fnmatchcase(name, glob) for glob in globs)]
     if not found:
         raise UsageError(f"no layer matches {pattern!r}{did_you_mean(str(pattern), names[:40])}")

@@ -168,7 +168,7 @@ def find_masks(
     optimizer: Any = None,
     *,
     masks: Any = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     source: str = "auto",
     from_zeros: bool = False,
     weights: bool = True,
@@ -185,8 +185,8 @@ def find_masks(
         themselves) to masks, ``(mask, weight)`` pairs or :class:`LayerMask`; an object whose ``masks`` is or returns
         such a mapping (a ``MaskSet``, an ITOP ``Masking``); a sparse optimizer; or a function without arguments that
         returns one of these. Nothing else is asked then. A mask of None stands for a dense layer and is left out.
-    layers : str, optional
-        Globs of layer names, separated by commas.
+    layers : str or sequence of str, optional
+        Globs of layer names, in one text separated by commas, or one by one.
     source : str
         ``"auto"``, or the one entry of :data:`SOURCES` to ask.
     from_zeros : bool

@@ -50,7 +50,7 @@ def train_and_close(recorder: MaskRecorder, model: nn.Module, optimizer: torch.o
     try:
         for _ in range(steps):
             train_step(model, optimizer)
-            recorder._background.wait()
+            recorder._pipeline.background.wait()
     finally:
         recorder.close()
 
