@@ -237,13 +237,13 @@ class MaskRecorder(ByHand):
         self._subject = subject = Subject(model, optimizer, masks)
         self.step = step if step is not None else (pipeline.newest or 0)
         try:
-            if pipeline.newest is not None and self.step < pipeline.newest:
-                if not self._resume:
-                    raise RunDirectoryError(
-                        f"{self.run_dir}: step {pipeline.newest} is recorded already, so a recording cannot begin at "
-                        f"step {self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
-                    )
+            if self._resume:  # in any case: rows of metrics reach further than snapshots
                 self.rewind(self.step)
+            elif pipeline.newest is not None and self.step < pipeline.newest:
+                raise RunDirectoryError(
+                    f"{self.run_dir}: step {pipeline.newest} is recorded already, so a recording cannot begin at "
+                    f"step {self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
+                )
             if pipeline.newest is None and not pipeline.writer.layers:
                 pipeline.write_layers(layer_table(model))
             if pipeline.newest is None and self.example_input is not None:

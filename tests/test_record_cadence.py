@@ -153,3 +153,19 @@ def test_is_due_says_what_a_loop_need_not_prepare(tmp_path: Path):
         assert [step for step in range(1, 20) if recorder.is_due(step)] == [4, 6, 9, 12, 18]
     assert Cadence.make(None, None, None).is_due(7)
     assert json.dumps(Cadence.make(3, {9, 2}, None).described())
+
+
+def test_rows_that_reach_further_than_the_snapshots_are_put_aside_on_resume(tmp_path: Path):
+    def train(steps: range, **options) -> None:
+        with MaskRecorder(tmp_path / "run", every=100, **options).attach(model, None, step=steps.start) as recorder:
+            for step in steps:
+                recorder.after_step()
+                recorder.log({"loss": float(step)})
+            raise KeyboardInterrupt("killed")  # before a last snapshot
+
+    model = nn.Linear(4, 4)
+    prune.random_unstructured(model, "weight", 0.5)
+    for steps, resume in ((range(9), False), (range(5, 12), True)):
+        with pytest.raises(KeyboardInterrupt, match="killed"):
+            train(steps, resume=resume)
+    assert [row["loss"] for row in RunReader(tmp_path / "run").metrics()] == list(range(12))

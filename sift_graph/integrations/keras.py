@@ -90,7 +90,7 @@ class MaskRecorderCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 recorder.close()
 
     def _look(self, step: int, *, last: bool = False, end: bool = False) -> None:
-        if self.recorder is None or not (last or end or self.recorder.is_due(step)):
+        if self.recorder is None or not (last or end or self.recorder.is_due(step)) or step == self.recorder.newest:
             return
         found, known = {}, {layer.path: layer for layer in self.model._flatten_layers()}
         for name, given in (self.masks or masks_of)(self.model).items():

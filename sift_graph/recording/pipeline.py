@@ -127,9 +127,13 @@ class Pipeline:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Hand on a row of metrics."""
-        self._lines.append(RunWriter.encode_metrics(row))  # now: a tensor may change before it is written
-        # With "drop", a line that finds no room waits here for the next one, or for flush(): lines are small.
-        self._put_lines(f"the metrics of step {row.get('step')}", wait=self.policy == "block")
+        line = RunWriter.encode_metrics(row)  # now: a tensor may change before it is written
+        what, writer = f"the metrics of step {row.get('step')}", self.writer
+        if self.policy == "block":  # in its turn: a row is not on disk before the snapshot that came before it
+            self.put(lambda: writer.append_line(line), what)
+        else:  # a line that finds no room waits for the next one, or for flush(): lines are small
+            self._lines.append(line)
+            self._put_lines(what, wait=False)
         if self.teller is not None:
             self.teller.tell(row)
 
@@ -147,7 +151,7 @@ class Pipeline:
         self.put(lambda: writer.write_graph(record), "the network graph")
 
     def rewind(self, step: int) -> None:
-        """Put aside what was recorded after a step."""
+        """Put aside what was recorded after a step, rows of metrics included."""
         self.flush()
         if self.measurer is not None:
             self.measurer.wait()
@@ -180,8 +184,7 @@ class Pipeline:
                     "directory of the checkpoint's own run, or into a new one"
                 )
             self.warn("other run", f"{told}; its history begins here, at the checkpoint's step")
-        if self.newest is not None and step < self.newest:
-            self.rewind(step)
+        self.rewind(step)
 
     def flush(self) -> None:
         """Wait until all that was handed on is on disk, and raise what went wrong since the last call."""
