@@ -83,6 +83,23 @@ def test_a_second_recorder_of_one_process_is_refused_until_the_first_is_closed(t
     first.close()
 
 
+def test_the_bundled_trainer_holds_its_run_while_it_trains(tmp_path: Path):
+    from sift_graph.train import load_config, run
+
+    config = load_config(model="mlp", sets=["training.epochs=1", "data.train_samples=256"])
+
+    def at_each_epoch(step: int, steps: int) -> None:
+        MaskRecorder(tmp_path / "run", resume=True)
+
+    with pytest.raises(RunDirectoryError, match="another recorder of this process writes to it"):
+        run(config, tmp_path / "run", progress=at_each_epoch)
+    with (
+        MaskRecorder(tmp_path / "run", resume=True),
+        pytest.raises(RunDirectoryError, match="another recorder of this"),
+    ):
+        run(config, tmp_path / "run", resume=True)
+
+
 def test_a_recorder_that_is_forgotten_in_a_cycle_does_not_block_the_next(tmp_path: Path):
     recorder = MaskRecorder(tmp_path / "run")
     recorder.itself = recorder
