@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from sift_graph.arrays import as_array
 from sift_graph.errors import MaskError
-from sift_graph.masks import as_array, layer_name
+from sift_graph.masks import layer_name
 from sift_graph.store import MAX_ENTRIES
 
 __all__ = ["OPENERS", "Archive", "open_checkpoint", "open_npz", "open_safetensors"]

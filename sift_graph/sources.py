@@ -21,7 +21,7 @@ from torch import nn
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 from sift_graph.masks import LayerMask, Layout, layer_name, match_layers
 
-__all__ = ["SOURCES", "Source", "Weight", "find_masks", "find_weights", "layer_table"]
+__all__ = ["SOURCES", "Masked", "Source", "Weight", "find_masked", "find_masks", "find_weights", "layer_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,15 @@ def param_mask(weights: Sequence[Weight], optimizer: Any) -> Iterator[tuple[Weig
 
 
 def nonzero(weights: Sequence[Weight], optimizer: Any) -> Iterator[tuple[Weight, Any]]:
-    """Derive masks from ``weight != 0``: a fallback, wrong right after weights have been grown at 0.0."""
+    """Derive masks from ``weight != 0``: a fallback, wrong right after weights have been grown at 0.0.
+
+    Yields
+    ------
+    (Weight, Tensor)
+        The weight's own values: where they are not zero is found while they are packed.
+    """
     for weight in weights:
-        yield weight, weight.tensor.detach() != 0
+        yield weight, weight.tensor.detach()
 
 
 SOURCES: dict[str, Source] = {
@@ -207,6 +213,43 @@ def find_masks(
     UsageError
         If `source` or a name in `masks` does not exist, or no layer matches `layers`.
     """
+    found = find_masked(model, optimizer, masks=masks, layers=layers, source=source, from_zeros=from_zeros)
+    return {name: one.complete() if weights else one.mask for name, one in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A mask that was found, packed, and where its weights are, not read yet.
+
+    Attributes
+    ----------
+    mask : LayerMask
+        Without weights.
+    weight : array or tensor, or None
+        In the mask's shape.
+    given : LayerMask or None
+        What the user handed over.
+    """
+
+    mask: LayerMask
+    weight: Any = None
+    given: LayerMask | None = None
+
+    def complete(self) -> LayerMask:
+        """Return the mask with its weights."""
+        return self.given or self.mask.with_weight(self.weight)
+
+
+def find_masked(
+    model: nn.Module,
+    optimizer: Any = None,
+    *,
+    masks: Any = None,
+    layers: str | Sequence[str] | None = None,
+    source: str = "auto",
+    from_zeros: bool = False,
+) -> dict[str, Masked]:
+    """Find the masks of a model, their weights unread; as :func:`find_masks`."""
     if source != "auto" and source not in SOURCES:
         raise UsageError(f"no source {source!r}{did_you_mean(source, SOURCES)}")
     here = find_weights(model)
@@ -229,7 +272,7 @@ def find_masks(
             f"{', '.join(asked) or 'masks='}); prune or sparsify it first, say where the masks are "
             "with masks=..., or derive them with from_zeros=True (source='weight!=0' in MaskRecorder)"
         )
-    return {name: _layer_mask(*ordered[name], weights=weights) for name in match_layers(list(ordered), layers)}
+    return {name: _masked(*ordered[name]) for name in match_layers(list(ordered), layers)}
 
 
 def _given(here: Sequence[Weight], masks: Any) -> Iterator[tuple[Weight, Any, str]]:
@@ -264,10 +307,11 @@ def _given(here: Sequence[Weight], masks: Any) -> Iterator[tuple[Weight, Any, st
             yield weight, mask, label
 
 
-def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> LayerMask:
-    """Pack one mask with its weight, its groups and its layout."""
+def _masked(weight: Weight, mask: Any, source: str) -> Masked:
+    """Pack one mask with its groups and its layout."""
     if isinstance(mask, LayerMask):
-        return mask if mask.layer == weight.layer else replace(mask, layer=weight.layer)
+        given = mask if mask.layer == weight.layer else replace(mask, layer=weight.layer)
+        return Masked(given.without_values(), given=given)
     values: Any = weight.tensor
     if isinstance(mask, tuple):
         mask, values = mask
@@ -283,9 +327,8 @@ def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> Lay
         if module.transposed:
             mask, values = (_untranspose(array, groups) for array in (mask, values))
     layout: Layout = "io" if type(module).__name__ == "Conv1D" and hasattr(module, "nf") else "oi"
-    return LayerMask.from_dense(
-        weight.layer, mask, values if weights else None, groups=groups, layout=layout, source=source
-    )
+    pack = LayerMask.from_nonzero if source == FROM_ZEROS else LayerMask.from_dense
+    return Masked(pack(weight.layer, mask, groups=groups, layout=layout, source=source), values)
 
 
 def _untranspose(array: Any, groups: int) -> Any:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sift_graph.errors import RunDirectoryError, UsageError
-from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.masks import Snapshot
 from sift_graph.recording.cadence import Cadence
 from sift_graph.recording.pipeline import Pipeline
 from sift_graph.recording.reading import check_choice, read_masks
+
+if TYPE_CHECKING:
+    from sift_graph.sources import Masked
 
 __all__ = ["Looking", "Subject"]
 
@@ -42,18 +45,17 @@ class Subject:
         """The optimizer, or None."""
         return None if self._optimizer is None else self._optimizer()
 
-    def find(self, looking: Looking, *, weights: bool) -> dict[str, LayerMask]:
-        """Find and pack its masks."""
-        from sift_graph.sources import FROM_ZEROS, find_masks
+    def find(self, looking: Looking) -> dict[str, Masked]:
+        """Find and pack its masks; their weights are not read yet."""
+        from sift_graph.sources import FROM_ZEROS, find_masked
 
-        return find_masks(
+        return find_masked(
             self.model,
             self.optimizer,
             masks=self._masks,
             layers=looking.layers,
             source=looking.source,
             from_zeros=looking.source == FROM_ZEROS,
-            weights=weights,
         )
 
 
@@ -134,9 +136,11 @@ class Looking:
         wait = always  # the first and the last state are not dropped
         weights = self.weights != "none" and (always or self.cadence.takes_weights(step))
         always = always or not self.on_change or self.cadence.needs_weights(step)
-        if not always and not pipeline.changed(subject.find(self, weights=False)):
+        found = subject.find(self)
+        if not always and not pipeline.changed({name: one.mask for name, one in found.items()}):
             return
-        pipeline.snapshot(Snapshot(step, subject.find(self, weights=weights), epoch), wait=wait)
+        layers = {name: one.complete() if weights else one.mask for name, one in found.items()}
+        pipeline.snapshot(Snapshot(step, layers, epoch), wait=wait)
 
     def take(
         self, pipeline: Pipeline, step: int, masks: Mapping[str, Any], epoch: float | None, *, due: bool | None
