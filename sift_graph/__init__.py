@@ -58,6 +58,7 @@ _MODULES = (
     "network_graph",
     "plots",
     "report",
+    "sinks",
     "sparsify",
     "spectrum",
     "store",

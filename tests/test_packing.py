@@ -130,6 +130,19 @@ def test_weights_are_read_only_when_asked_for():
     assert without.values is None
 
 
+def test_the_benchmark_of_the_recorder_runs(monkeypatch, capsys):
+    from analysis.benchmarks import recorder
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["recorder", "--quick", "--repeats", "1"])
+    recorder.main()
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert "20 layers, 1.1 M weights" in lines[0]
+    assert sum(line.startswith("P11") for line in lines) == 3
+    assert any("others: safetensors of the bool masks" in line and "1.1 MB of 1.1 MB" in line for line in lines)
+
+
 def test_the_support_of_large_and_transposed_weights_of_a_model():
     model = nn.Sequential(nn.ConvTranspose2d(64, 128, 6, groups=2), nn.Linear(3, 2))
     assert model[0].weight.numel() >= LARGE

@@ -1,16 +1,19 @@
 """Cost of recording: ``python -m analysis.benchmarks.recorder [--quick] [--markdown]``.
 
 The model has the 20 sparse layers of Sparse Wide ResNet-18 at 90 %, 111.8 M weights. Every line is measured in this
-run, on one thread: what the training thread pays for a snapshot (to look its masks up, pack, compare and hash them, and to
-copy the weights under them) against ``W.clone()`` of all weights; what the background pays and writes; and what other
-ways of saving the same masks take. ``--quick`` takes a tenth of the widths: it shows that the script works.
+run, on one thread: what the training thread pays for a snapshot (to look its masks up, pack, compare and hash them,
+and to copy the weights under them) against ``W.clone()`` of all weights, in turns; what the background pays and
+writes; and what other ways of saving the same masks take. ``--quick`` takes a tenth of the widths: it shows that the
+script works.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,12 +77,15 @@ def look(workload: Workload, masks: Any, *, weights: bool = False, from_zeros: b
 
 def training_thread(table: Table, workload: Workload, repeats: int) -> None:
     """What a step at which the masks are looked at costs, against a copy of the weights."""
-    clone = median_seconds(lambda: [weight.clone() for weight in workload.weights], repeats)
+
+    def clone() -> list[torch.Tensor]:
+        return [weight.clone() for weight in workload.weights]
 
     def add(goal: str, what: str, call: Callable[[], object]) -> None:
-        seconds = median_seconds(call, repeats)
-        target = 8 if goal else None
-        table.ratio(goal, what, seconds, clone, "W.clone()", target)
+        call()
+        times = [(median_seconds(f, 1, warm=False) for f in (call, clone)) for _ in range(repeats)]
+        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+        table.ratio(goal, what, ours, theirs, "W.clone()", 8 if goal else None)
 
     add("P11", "look at bool masks: find, pack, hash", lambda: look(workload, workload.masks))
     add("P11", "look at float32 masks (torch.nn.utils.prune): the same", lambda: look(workload, workload.floats))
@@ -90,6 +96,11 @@ def training_thread(table: Table, workload: Workload, repeats: int) -> None:
         lambda: look(workload, workload.masks, weights=True),
     )
     add("", "numpy's packbits of bool masks alone", lambda: [np.packbits(m.numpy()) for m in workload.masks.values()])
+
+
+def log_choices(n: int, k: int) -> float:
+    """Bits that name k of n things."""
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
 def background(table: Table, workload: Workload, repeats: int, folder: Path) -> None:
@@ -106,6 +117,19 @@ def background(table: Table, workload: Workload, repeats: int, folder: Path) -> 
     writer = RunWriter(folder / "ours")
     writer.write_snapshot(Snapshot(0, layers))
     held, bits = writer._held, sum(layer.bits.nbytes for layer in layers.values())
+    moves = sum(int((mask.numpy() & ~layers[name.removesuffix(".weight")].mask).sum()) for name, mask in moved.items())
+    edges = sum(layer.edges for layer in layers.values())
+    entropy = (log_choices(edges, moves) + log_choices(workload.size - edges, moves)) / 8e6
+    alone = len(encode_snapshot(Snapshot(1, later), held, run_id=writer.run_id, weights="none").data) / 1e6
+    what = f"size of a snapshot with {moves / edges:.0%} of the edges moved"
+    table.add(
+        "P12",
+        what,
+        f"{alone:.1f} MB: x{alone / entropy:.1f}",
+        f"entropy: {entropy:.2f} MB",
+        "<= x1.05",
+        alone / entropy <= 1.05,
+    )
     for what, snapshot, policy in (
         ("masks, all of them moved", Snapshot(1, later), "none"),
         ("masks and weights in fp16, all of them moved", Snapshot(1, later), "fp16"),
