@@ -45,20 +45,20 @@ def record(run_dir: Path, pipe: int, seed: int) -> None:
         newest -= int(rng.integers(1, 4))
         say(f"rewound {newest}")
         recorder.rewind(newest)
-    step = newest + 1
+    step, first = newest + 1, newest + 4
     while True:
         say(f"handed {step}")
         mask = rng.random(SHAPE) < 0.5
         recorder.snapshot(step, {"fixed": fixed, "moving": (mask, rng.standard_normal(SHAPE))})
         recorder.log({"step": step, "loss": 0.5})
-        if rng.random() < 0.2:
+        if step == first or rng.random() < 0.2:
             recorder.flush()
             say(f"flushed {step}")
         step += 1
 
 
-def killed(run_dir: Path, seed: int, seconds: float) -> list[tuple[str, int]]:
-    """Let a process record for so long, kill it, and return what it said."""
+def killed(run_dir: Path, seed: int, seconds: float, *, soon: bool) -> list[tuple[str, int]]:
+    """Let a process record for so long, from its start or from its first promise on, kill it; return what it said."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,11 +70,14 @@ def killed(run_dir: Path, seed: int, seconds: float) -> list[tuple[str, int]]:
         finally:
             os._exit(1)
     os.close(writing)
+    heard = b""
+    while not soon and b"flushed" not in heard and (more := os.read(reading, 1 << 16)):
+        heard += more
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    with os.fdopen(reading) as file:
-        said = [line.split() for line in file.read().splitlines()]
+    with os.fdopen(reading, "rb") as file:
+        said = [line.split() for line in (heard + file.read()).decode().splitlines()]
     if not os.WIFSIGNALED(status):
         raise SystemExit(f"the process ended by itself, after {said[-1:]}: a run could not be gone on with")
     return [(word, int(step)) for word, step in said]
@@ -140,8 +143,8 @@ def main(arguments: list[str]) -> None:
         run_dir = Path(directory) / "run"
         for number in range(options.times):
             soon = chance.random() < 0.3
-            seconds = chance.uniform(0, 0.012 if soon else 0.08)
-            tally.look(run_dir, killed(run_dir, options.seed + number, seconds))
+            seconds = chance.uniform(0, 0.012 if soon else 0.05)
+            tally.look(run_dir, killed(run_dir, options.seed + number, seconds, soon=soon))
         reader = RunReader(run_dir)
         for step in reader.steps:
             reader.load_snapshot(step)
