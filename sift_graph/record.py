@@ -233,7 +233,7 @@ class MaskRecorder(ByHand):
         from sift_graph.sources import layer_table
 
         pipeline = self._pipeline
-        pipeline.warn_of_losses()
+        pipeline.begin()
         self._subject = subject = Subject(model, optimizer, masks)
         self.step = step if step is not None else (pipeline.newest or 0)
         try:
@@ -334,7 +334,7 @@ class MaskRecorder(ByHand):
         pipeline, subject = self._pipeline, self._subject
         assert pipeline is not None
         assert subject is not None
-        pipeline.warn_of_losses()
+        pipeline.begin()
         try:
             self._looking.look(pipeline, subject, self.step, self.epoch, due=due, always=always)
         except SiftGraphError as error:
@@ -350,7 +350,7 @@ class MaskRecorder(ByHand):
             one element. What is not finite becomes null. The step of :meth:`attach` is put in if there is none.
         """
         if self._pipeline is not None:
-            self._pipeline.warn_of_losses()
+            self._pipeline.begin()
             self._pipeline.log({"step": self.step, **row} if self.attached else dict(row))
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from sift_graph.background import BackgroundWriter
 from sift_graph.errors import SiftGraphError, UsageError
 
-__all__ = ["Sink", "Teller", "make_sink", "mlflow_sink", "tensorboard_sink", "wandb_sink"]
+__all__ = ["Sink", "Teller", "make_sink", "mlflow_sink", "numbers", "tensorboard_sink", "wandb_sink"]
 
 Sink = Callable[[int, Mapping[str, float]], object]
 
@@ -170,7 +170,7 @@ class Teller:
         row : mapping
         """
         step = row.get("step")
-        found = numbers(row)
+        found = {name: value for name, value in numbers(row).items() if math.isfinite(value)}
         if step is None or not found:
             return
         at, sinks = int(step), self._sinks
@@ -196,7 +196,7 @@ class Teller:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what is one finite number, tensors of one element included; the step and the epoch are axes.
+    """Keep what is one number, tensors of one element included; the step and the epoch are axes.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
     Examples
     --------
-    >>> numbers({"step": 3, "loss": 0.5, "name": "a", "bad": float("nan"), "ok": True})
+    >>> numbers({"step": 3, "loss": 0.5, "name": "a", "ok": True})
     {'loss': 0.5}
     """
     found = {}
@@ -216,9 +216,7 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         if name in ("step", "epoch") or isinstance(value, bool | str | bytes) or value is None:
             continue
         try:
-            number = float(value)
+            found[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError):
             continue
-        if math.isfinite(number):
-            found[str(name)] = number
     return found

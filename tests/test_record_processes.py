@@ -175,6 +175,42 @@ def test_a_signal_ends_the_process_as_ever_but_what_was_handed_on_is_written(tmp
     assert len(steps) < 12
 
 
+def test_a_handler_that_is_put_over_ours_decides_alone(tmp_path: Path):
+    ending._OPEN.clear()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    seen = []
+    with MaskRecorder(tmp_path / "run") as recorder:
+        ours = signal.getsignal(signal.SIGTERM)
+
+        def composed(number: int, frame: object) -> None:  # as Lightning's: it stops after the batch, in its own way
+            seen.append(number)
+            ours(number, frame)
+
+        signal.signal(signal.SIGTERM, composed)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGTERM]
+        assert recorder.snapshot(0, {"fc": EYE})
+    assert signal.getsignal(signal.SIGTERM) is composed
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert RunReader(tmp_path / "run").steps == [0]
+
+
+def test_a_recorder_made_before_a_fork_records_in_the_child(tmp_path: Path):
+    program = (
+        "import os, sys\n"
+        "import numpy as np\n"
+        "from sift_graph.record import MaskRecorder\n"
+        "recorder = MaskRecorder(sys.argv[1])\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "recorder.snapshot(0, {'fc': np.eye(4, dtype=bool)})\n"
+        "recorder.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "run"], check=True)
+    assert RunReader(tmp_path / "run").steps == [0]
+
+
 def test_a_forked_worker_dies_of_sigterm_at_once(tmp_path: Path):
     recorder = MaskRecorder(tmp_path / "run")
     reading, writing = os.pipe()

@@ -9,8 +9,9 @@ from typing import Any
 
 from sift_graph.errors import SiftGraphError
 from sift_graph.record import MaskRecorder, RecorderWarning
+from sift_graph.sinks import numbers
 
-__all__ = ["Follower", "Following", "Guard", "numbers"]
+__all__ = ["Follower", "Following", "Guard"]
 
 
 class Guard:
@@ -142,30 +143,3 @@ class Follower:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the step of a checkpoint, for trainers that do not know theirs, and the run that it belongs to."""
         self.following.step, self.following.run_id = int(state_dict["step"]), state_dict.get("run_id")
-
-
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what is one number, tensors of one element included.
-
-    Parameters
-    ----------
-    row : mapping
-
-    Returns
-    -------
-    dict of str to float
-
-    Examples
-    --------
-    >>> numbers({"loss": 0.5, "name": "a", "step": 3, "ok": True})
-    {'loss': 0.5}
-    """
-    found = {}
-    for name, value in row.items():
-        if name in ("step", "epoch") or isinstance(value, bool | str | bytes) or value is None:
-            continue
-        try:
-            found[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-    return found

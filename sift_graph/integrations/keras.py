@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Guard, numbers
+from sift_graph.integrations.following import Guard
 from sift_graph.masks import LayerMask
 from sift_graph.record import MaskRecorder, RecorderWarning
+from sift_graph.sinks import numbers
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 try:

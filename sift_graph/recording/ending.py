@@ -2,7 +2,8 @@
 
 Python's default is to die at once, with whatever is still in a queue. Where that default is in place, a handler is put
 there while a recorder is open: it lets what was handed on be written, then lets the process die of SIGTERM after all,
-so that whoever waits for it sees what it would have seen. The program's own handlers are never replaced.
+so that whoever waits for it sees what it would have seen. The program's own handlers are never replaced; one that is
+installed later and calls ours (Lightning's does) decides alone how the program ends.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def forget_sigterm(background: BackgroundWriter) -> None:
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> Any:
+    if signal.getsignal(number) is not _on_sigterm:  # called by a handler that was put over it
+        return
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     writers = list(_OPEN)
     if not writers:

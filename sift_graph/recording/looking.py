@@ -165,7 +165,7 @@ class Looking:
         RunDirectoryError
             If the step is recorded already with other masks, or is earlier than the newest one.
         """
-        pipeline.warn_of_losses()
+        pipeline.begin()
         layers = read_masks(step, masks, self.layers)
         changed = pipeline.changed(layers)
         if step == pipeline.newest and not changed:

@@ -72,6 +72,13 @@ class Pipeline:
         self._warned: set[str] = set()
         finish_on_sigterm(self.background)
 
+    def begin(self) -> None:
+        """Hold the directory again if it was closed, and warn of what went wrong."""
+        if self.writer.hold():
+            self.newest, self.digests = self.writer.newest, self.writer.digests
+            finish_on_sigterm(self.background)
+        self.warn_of_losses()
+
     def warn_of_losses(self) -> None:
         """Warn of what went wrong in the background since this was last asked; once, then be silent."""
         try:
@@ -91,7 +98,6 @@ class Pipeline:
 
     def put(self, act: Any, what: str, *, wait: bool = True) -> bool:
         """Hand on a job for the thread that writes; as :meth:`sift_graph.background.BackgroundWriter.put`."""
-        self.writer.hold()
         return self.background.put(act, what, wait=wait)
 
     def remember(self) -> None:
@@ -152,10 +158,10 @@ class Pipeline:
 
     def rewind(self, step: int) -> None:
         """Put aside what was recorded after a step, rows of metrics included."""
+        self.begin()
         self.flush()
         if self.measurer is not None:
             self.measurer.wait()
-        self.writer.hold()
         self.writer.rewind(step)  # the background thread has nothing to do, so this one may use the writer
         self.newest, self.digests = self.writer.newest, self.writer.digests
 

@@ -30,6 +30,7 @@ __all__ = ["LOCK", "RunLock"]
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+PATIENCE = 60  # tries, 0.05 s apart, where the holder has ended already
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -70,7 +71,7 @@ class RunLock:
     def _take(self) -> None:
         if fcntl is None:
             return
-        for attempt in (1, 2):
+        for attempt in range(PATIENCE):
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
@@ -78,14 +79,31 @@ class RunLock:
                 if error.errno not in HELD:
                     logger.info("%s: the file system has no locks (%s)", self.path, error.strerror)
                     return
-                if attempt == 1 and self._holder().get("pid") == os.getpid():
-                    gc.collect()  # a recorder that is forgotten in a cycle of references still holds it
+                if attempt < PATIENCE - 1 and self._is_passing(attempt):
                     continue
                 raise RunDirectoryError(self._refusal()) from error
         text = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # a full disk: the lock holds without its text
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, (json.dumps(text) + "\n").encode(), 0)
+
+    def _is_passing(self, attempt: int) -> bool:
+        """Whether it may be free in a moment, after having waited for that moment."""
+        holder = self._holder()
+        pid = holder.get("pid")
+        if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+            return False
+        if pid == os.getpid():
+            gc.collect()  # a recorder that is forgotten in a cycle of references still holds it
+            return attempt == 0
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:  # it has ended; a child that it has just forked has not let go yet
+            time.sleep(0.05)
+            return True
+        except OSError:
+            pass
+        return False
 
     def _holder(self) -> dict[str, Any]:
         try:
@@ -106,7 +124,9 @@ class RunLock:
         )
 
     def in_place(self) -> bool | None:
-        """Whether the file in the directory is still the one that is held; None if there is none."""
+        """Whether the file in the directory is still the one that is held; None if there is none, or none is held."""
+        if self._handle < 0:
+            return None
         try:
             there = self.path.stat()
         except OSError:

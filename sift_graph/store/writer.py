@@ -165,11 +165,19 @@ class RunWriter:
             sync_directory(self.run_dir)
             sync_directory(self.run_dir.parent)
 
-    def hold(self) -> None:
-        """Hold the directory again after :meth:`release`, and look what was recorded meanwhile."""
-        if self.exclusive and self._lock is None:
-            self._lock = RunLock(self.run_dir)
-            self._look_back()
+    def hold(self) -> bool:
+        """Hold the directory again after :meth:`release`, and look what was recorded meanwhile.
+
+        Returns
+        -------
+        bool
+            Whether it was not held.
+        """
+        if not self.exclusive or self._lock is not None:
+            return False
+        self._lock = RunLock(self.run_dir)
+        self._look_back()
+        return True
 
     def release(self) -> None:
         """Let other processes write to the directory; may be called again."""
