@@ -154,3 +154,14 @@ def test_the_support_of_large_and_transposed_weights_of_a_model():
     assert np.array_equal(found["0"].mask, turned != 0)
     assert np.array_equal(found["0"].values, turned[turned != 0])
     assert (found["0"].groups, found["0"].source, found["1"].edges) == (2, "weight!=0", 6)
+
+
+def test_a_mask_that_is_read_only_takes_weights_too():
+    bits = np.frombuffer(packed(MASK).tobytes(), dtype=np.uint8)
+    weight = WEIGHT.copy()
+    weight.setflags(write=False)
+    layer = LayerMask("fc", MASK.shape, bits).with_weight(weight)
+    assert np.array_equal(layer.values, WEIGHT[MASK])
+    frozen = MASK.astype(np.float32)
+    frozen.setflags(write=False)
+    assert np.array_equal(LayerMask.from_dense("fc", frozen).bits, bits)

@@ -98,7 +98,7 @@ def test_what_lags_is_passed_over_counted_and_told_once(tmp_path: Path, monkeypa
         recorder.flush()  # does not wait for measurements
         recorder.log({"step": 7, "loss": 1.0})
     assert [str(warning.message)[:35] for warning in caught] == ["measuring is slower than recording:"]
-    assert recorder.unmeasured >= 5
+    assert recorder.unmeasured >= 3
     recorder.log({"step": 7, "loss": 1.0})  # a second warning would be an error here
     gate.set()
     recorder.close()

@@ -26,7 +26,7 @@ from sift_graph.store import RunWriter
 
 __all__ = ["Measurer", "scalars"]
 
-WAITING = 2  # snapshots that may wait to be measured
+WAITING = 4  # snapshots that may wait to be measured
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 

@@ -199,6 +199,7 @@ class RunWriter:
         self._lock = RunLock(self.run_dir)
 
     def _write_header(self, content: Mapping[str, Any]) -> None:
+        self._check_ours()
         text = json.dumps(finite(content), indent=1, allow_nan=False, default=plain) + "\n"
         with explain_disk_errors(self.run_dir / HEADER, "the run's header could not be written"):
             write_atomically(self.run_dir / HEADER, text.encode())
