@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError
 from sift_graph.recording.by_hand import ByHand
 from sift_graph.recording.cadence import Cadence, Schedule
-from sift_graph.recording.looking import Looking, Subject
+from sift_graph.recording.looking import Looking, Subject, record_graph
 from sift_graph.recording.measuring import Measurer
 from sift_graph.recording.pipeline import Pipeline, RecorderWarning
 from sift_graph.recording.reading import check_choice, find_hook
@@ -247,22 +246,13 @@ class MaskRecorder(ByHand):
             if pipeline.newest is None and not pipeline.writer.layers:
                 pipeline.write_layers(layer_table(model))
             if pipeline.newest is None and self.example_input is not None:
-                self._record_graph(pipeline, model)
+                record_graph(pipeline, model, self.example_input)
             self._looking.look(pipeline, subject, self.step, self.epoch, always=True)
             self._handle = hook(self._hook)
         except BaseException:
             self.detach()
             raise
         return self
-
-    def _record_graph(self, pipeline: Pipeline, model: Any) -> None:
-        """Write how the layers of the model hang together, or warn that it cannot be seen."""
-        from sift_graph.model_graph import trace_graph
-
-        try:
-            pipeline.write_graph(trace_graph(model, self.example_input).record())
-        except UsageError as error:
-            warnings.warn(f"the network graph is not recorded: {error}", RecorderWarning, stacklevel=3)
 
     def detach(self) -> None:
         """Stop following the optimizer, let go of everything, and record where it stands; may be called again.
@@ -348,6 +338,11 @@ class MaskRecorder(ByHand):
         row : mapping
             For instance ``{"step": 100, "epoch": 1.0, "loss": 0.3, "val_accuracy": 0.9}``; numbers, texts, tensors of
             one element. What is not finite becomes null. The step of :meth:`attach` is put in if there is none.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the recorder was closed, and another one writes to the directory now.
         """
         if self._pipeline is not None:
             self._pipeline.begin()

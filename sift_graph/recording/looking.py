@@ -16,7 +16,7 @@ from sift_graph.recording.reading import check_choice, read_masks
 if TYPE_CHECKING:
     from sift_graph.sources import Masked
 
-__all__ = ["Looking", "Subject"]
+__all__ = ["Looking", "Subject", "record_graph"]
 
 
 class Subject:
@@ -57,6 +57,16 @@ class Subject:
             source=looking.source,
             from_zeros=looking.source == FROM_ZEROS,
         )
+
+
+def record_graph(pipeline: Pipeline, model: Any, example_input: Any) -> None:
+    """Hand on how the layers of a model hang together, or warn that it cannot be seen."""
+    from sift_graph.model_graph import trace_graph
+
+    try:
+        pipeline.write_graph(trace_graph(model, example_input).record())
+    except UsageError as error:
+        pipeline.warn("graph", f"the network graph is not recorded: {error}")
 
 
 @dataclass(frozen=True)
