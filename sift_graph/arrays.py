@@ -10,7 +10,7 @@ from sift_graph.errors import MaskError
 
 __all__ = ["LARGE", "as_array", "as_bool_array", "check_name", "check_shape", "is_large_single", "packed"]
 
-LARGE = 1 << 17  # entries from which on the compiled code of sift_graph.packing pays
+LARGE = 1 << 17  # entries from which on the compiled code of sift_graph.pack_kernels pays
 
 _WITHOUT_NUMPY = (
     "torch.bfloat16",
@@ -42,7 +42,7 @@ def is_large_single(array: np.ndarray) -> bool:
 def packed(layer: str, array: np.ndarray) -> np.ndarray:
     """Pack a mask given as bools or as zeros and ones, or refuse it."""
     if is_large_single(array):
-        from sift_graph.packing import pack_nonzero
+        from sift_graph.pack_kernels import pack_nonzero
 
         bits, are_ones = pack_nonzero(np.ascontiguousarray(array).reshape(-1))
         if are_ones:

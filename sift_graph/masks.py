@@ -159,7 +159,7 @@ class LayerMask:
         array = as_array(weight)
         if not is_large_single(array):
             return cls.from_dense(layer, array != 0, groups=groups, layout=layout, source=source)
-        from sift_graph.packing import pack_nonzero
+        from sift_graph.pack_kernels import pack_nonzero
 
         check_shape(layer, array.shape, groups, layout)
         bits, _ = pack_nonzero(np.ascontiguousarray(array).reshape(-1))
@@ -195,7 +195,7 @@ class LayerMask:
         flat = np.ascontiguousarray(array).reshape(-1)
         if flat.size < LARGE:
             return self._with_values(flat.compress(self.mask.reshape(-1)))
-        from sift_graph.packing import pick
+        from sift_graph.pack_kernels import pick
 
         values = np.empty(self.edges, flat.dtype)
         pick(self.bits, flat, values)

@@ -121,7 +121,7 @@ def background(table: Table, workload: Workload, repeats: int, folder: Path) -> 
     edges = sum(layer.edges for layer in layers.values())
     entropy = (log_choices(edges, moves) + log_choices(workload.size - edges, moves)) / 8e6
     alone = len(encode_snapshot(Snapshot(1, later), held, run_id=writer.run_id, weights="none").data) / 1e6
-    what = f"size of a snapshot with {moves / edges:.0%} of the edges moved"
+    what = f"size of a snapshot with {moves / edges:.0%} of the edges moved, not packed yet"
     table.add(
         "P12",
         what,

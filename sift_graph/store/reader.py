@@ -14,6 +14,7 @@ from typing import Any
 
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.store.deltas import read_bits
 from sift_graph.store.snapshot import FORMAT, decode_layer, read_header
 
 __all__ = ["HEADER", "RunReader", "find_runs", "is_run", "snapshot_name"]
@@ -247,7 +248,8 @@ class RunReader:
             As :meth:`load_layer`.
         """
         where = step if entry["ref"] is None else entry["ref"]
-        return decode_layer(self.path(step), self.path(where), entry, weights=weights)
+        bits = read_bits(self.path, where, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
+        return decode_layer(self.path(step), self.path(where), entry, weights=weights, bits=bits)
 
     def load_snapshot(self, step: int, *, weights: bool = True) -> Snapshot:
         """Load all layers of one snapshot; as :meth:`load_layer`."""
