@@ -14,9 +14,9 @@ import os
 import socket
 import time
 import weakref
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sift_graph.errors import RunDirectoryError
 
@@ -25,7 +25,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "RunLock"]
+__all__ = ["LOCK", "RunLock", "against_recorders"]
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +140,35 @@ class RunLock:
         if handle >= 0:
             os.close(handle)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def __del__(self) -> None:
         """Let go of what is forgotten."""
         if hasattr(self, "_handle"):
             self.release()
+
+
+def against_recorders(run_dir: Path) -> AbstractContextManager[Any]:
+    """Hold a run while its files are changed; one without a lock file is not being recorded, and gets none.
+
+    Parameters
+    ----------
+    run_dir : Path
+
+    Returns
+    -------
+    context manager
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is being recorded.
+    """
+    return RunLock(run_dir) if (run_dir / LOCK).exists() else nullcontext()
 
 
 _ALL: weakref.WeakSet[RunLock] = weakref.WeakSet()
