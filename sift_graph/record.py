@@ -1,8 +1,8 @@
 """Record the masks of a training run, from inside any training loop, without touching it.
 
 The training thread looks the masks up, packs and hashes them, and copies the weights that they keep. A background
-thread compresses and writes, behind a bounded queue. The recorder draws no random number, changes no tensor and holds
-the model by a weak reference.
+thread compresses and writes, behind a bounded queue (:mod:`sift_graph.recording`). The recorder draws no random number,
+changes no tensor and holds the model by a weak reference.
 
 Set ``SIFT_GRAPH_DISABLED=1`` in the environment to turn every recorder into one that does nothing.
 """
@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sift_graph.background import BackgroundWriter
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError
-from sift_graph.masks import LayerMask, Snapshot, layer_name, match_layers
-from sift_graph.store import RunWriter, WeightPolicy
+from sift_graph.recording.by_hand import ByHand
+from sift_graph.recording.cadence import Cadence, Schedule
+from sift_graph.recording.looking import Looking, Subject, record_graph
+from sift_graph.recording.measuring import Measurer
+from sift_graph.recording.pipeline import Pipeline, RecorderWarning
+from sift_graph.recording.reading import check_choice, find_hook
+from sift_graph.sinks import Teller
+from sift_graph.store import WeightPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -34,30 +36,32 @@ logger = logging.getLogger(__name__)
 DISABLED = "SIFT_GRAPH_DISABLED"
 
 
-class RecorderWarning(UserWarning):
-    """Something about a recording that the user should know while training goes on."""
-
-
-class MaskRecorder:
+class MaskRecorder(ByHand):
     """Record the masks of one training run into one run directory.
 
     Parameters
     ----------
     run_dir : path
-        Made if need be.
+        Made if need be. One live process records into it: a second one gets an error.
     source : str
         Where to look for masks: ``"auto"``, or a name in :data:`sift_graph.sources.SOURCES`, such as ``"weight!=0"``.
-    layers : str, optional
-        Globs of layer names to record, separated by commas; all if not given.
+    layers : str or sequence of str, optional
+        Globs of layer names to record, in one text separated by commas or one by one; all if not given.
     every : int, optional
-        Look at the masks every so many optimizer steps; at each step if not given, which hashes every mask at every
-        step.
+        Look at the masks every so many optimizer steps. Without `every` and `schedule` at each step, which hashes
+        every mask at every step.
+    schedule : callable or iterable of int, optional
+        Look at these steps, or at those for which a function of the step is true; beside those of `every`.
     on_change : bool
         Of the steps looked at, record only those at which a mask differs from the last one recorded (by hash, never
         by a library's flag). With False, all of them: so the weights of a static mask get a history too.
     weights : {"none", "fp16", "fp32"}
-        How the weights under the masks are stored with each snapshot. In fp16 they take three times the space of the
+        How the weights under the masks are stored with a snapshot. In fp16 they take three times the space of the
         masks at a tenth of the weights kept.
+    weights_every : int, optional
+        Store weights at a cadence of their own: every so many steps, masks changed or not, and else only with the
+        first snapshot and with the one of :meth:`detach`, if its step is not recorded yet. With each snapshot if not
+        given.
     when : {"post_step", "pre_step"}
         Look right after an optimizer step, or right before the next one. A library that moves its masks after
         ``optimizer.step()`` needs ``"pre_step"``. Either way a snapshot bears the number of finished steps.
@@ -74,12 +78,17 @@ class MaskRecorder:
         Snapshots that may wait to be written.
     policy : {"block", "drop"}
         What to do when the queue is full: let training wait, or drop the snapshot, count it in :attr:`dropped` and
-        warn.
+        warn. The first and the last state, and rows of metrics, are never dropped.
+    measure : bool, str or iterable of str
+        Measure each snapshot once it is on disk, in another process of one thread and low priority: True or
+        ``"core"``, or metrics as :func:`sift_graph.metrics.select` takes them. Rows ``{"step": ..., "measured":
+        {layer: {metric: value}}}`` go to ``metrics.jsonl``. Where that lags, snapshots are passed over and counted.
+    log_to : object or sequence of objects, optional
+        Send the scalars of :meth:`log` and of `measure` on, from a thread of their own: a TensorBoard
+        ``SummaryWriter``, a wandb run, the module ``mlflow`` with an active run, or a function of step and scalars.
 
     Attributes
     ----------
-    dropped : int
-        Snapshots dropped because the queue was full.
     step : int
         Optimizer steps done so far, while attached.
     epoch : float or None
@@ -88,15 +97,19 @@ class MaskRecorder:
     Raises
     ------
     RunDirectoryError
-        If `run_dir` holds another run and `resume` is false, or something else than a run, or cannot be written to.
+        If `run_dir` holds another run and `resume` is false, or something else than a run, or is being written to by
+        another recorder, or cannot be written to.
     UsageError
         If an option is not one of those above.
 
     Notes
     -----
-    An error of the background thread, a full disk for instance, does not stop training: a hook warns, and the next
-    call by hand (:meth:`snapshot`, :meth:`log`, :meth:`flush`) and :meth:`close` raise it. What was recorded before
-    stays whole, and later snapshots are tried again.
+    An error of the background thread, a full disk for instance, does not stop training: the next hook,
+    :meth:`snapshot` or :meth:`log` warns of it, once, and :meth:`flush` and :meth:`close` raise it. What was recorded
+    before stays whole, and later snapshots are tried again.
+
+    While a recorder made on the main thread is open, and where Python's default is in place, SIGTERM first writes what
+    was handed on.
 
     Examples
     --------
@@ -114,10 +127,12 @@ class MaskRecorder:
         run_dir: str | os.PathLike[str],
         *,
         source: str = "auto",
-        layers: str | None = None,
+        layers: str | Sequence[str] | None = None,
         every: int | None = None,
+        schedule: Schedule | None = None,
         on_change: bool = True,
         weights: WeightPolicy = "fp16",
+        weights_every: int | None = None,
         when: Literal["post_step", "pre_step"] = "post_step",
         resume: bool = False,
         about: Mapping[str, Any] | None = None,
@@ -125,59 +140,46 @@ class MaskRecorder:
         example_input: Any = None,
         queue_size: int = 2,
         policy: Literal["block", "drop"] = "block",
+        measure: bool | str | Iterable[str] = False,
+        log_to: Any = None,
     ) -> None:
-        _check_choice("weights", weights, ("none", "fp16", "fp32"))
-        _check_choice("when", when, ("post_step", "pre_step"))
-        _check_choice("policy", policy, ("block", "drop"))
-        if every is not None and every < 1:
-            raise UsageError(f"every: expected 1 or more optimizer steps, found {every}; leave it out for each step")
+        cadence = Cadence.make(every, schedule, weights_every)
+        choices = {"weights": weights, "when": when}
+        looking = Looking.make(source=source, layers=layers, cadence=cadence, on_change=on_change, **choices)
+        check_choice("policy", policy, ("block", "drop"))
         if queue_size < 1:
             raise UsageError(f"queue_size: expected 1 or more snapshots, found {queue_size}")
         self.run_dir = Path(run_dir).absolute()  # some training scripts change the working directory
         self.source = source
-        self.layers = layers
+        self.layers = looking.layers
         self.every = every
         self.on_change = on_change
         self.weights: WeightPolicy = weights
         self.when = when
         self.policy = policy
         self.example_input = example_input
-        self.dropped = 0
         self.step = 0
         self.epoch: float | None = None
         self._resume = resume
-        self._digests: dict[str, str] = {}  # of the last snapshot, on disk or handed on
-        self._newest: int | None = None  # step of the last snapshot, on disk or handed on
-        self._masks: Any = None
-        self._model: weakref.ref[Any] | None = None
-        self._optimizer: weakref.ref[Any] | None = None
+        self._subject: Subject | None = None
         self._handle: Any = None
-        self._warned = False
-        self._writer: RunWriter | None = None
-        self._background: BackgroundWriter | None = None
         if os.environ.get(DISABLED, "0") not in ("", "0"):
             logger.info("%s is set: nothing is recorded in %s", DISABLED, self.run_dir)
+            super().__init__(looking, None)
             return
-        settings = {"source": source, "layers": layers, "every": every, "on_change": on_change, "when": when}
-        self._writer = RunWriter(
+        pipeline = Pipeline(
             self.run_dir,
+            weights=weights,
+            queue_size=queue_size,
+            policy=policy,
+            measurer=Measurer(measure) if measure else None,
+            teller=None if log_to is None else Teller(log_to),
             about=about or {},
             layers=layer_table or (),
             resume=resume,
-            recorder={**settings, "weights": weights, "policy": policy},
+            recorder={**looking.described(), "policy": policy},
         )
-        self._newest, self._digests = self._writer.newest, self._writer.digests
-        self._background = BackgroundWriter(queue_size)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is recorded; false if ``SIFT_GRAPH_DISABLED`` was set."""
-        return self._background is not None
-
-    @property
-    def newest(self) -> int | None:
-        """Step of the newest snapshot, on disk or handed on; None before the first."""
-        return self._newest
+        super().__init__(looking, pipeline)
 
     @property
     def attached(self) -> bool:
@@ -219,57 +221,38 @@ class MaskRecorder:
         RunDirectoryError
             If a later step is recorded already and the recorder was not made with ``resume=True``.
         """
-        if self._background is None or self._writer is None:
+        if self._pipeline is None:
             return self
         if self.attached:
-            if self._get_model() is model and self._get_optimizer() is optimizer:
+            assert self._subject is not None
+            if self._subject.model is model and self._subject.optimizer is optimizer:
                 return self
             raise UsageError("the recorder is attached to another model or optimizer; call detach() first")
-        hook = "register_step_post_hook" if self.when == "post_step" else "register_step_pre_hook"
-        hooked = _innermost(optimizer)
-        if optimizer is not None and not hasattr(hooked, hook):
-            raise UsageError(
-                f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}, which has no {hook}; "
-                "call recorder.snapshot(step, masks) in the training loop instead"
-            )
+        hook = find_hook(optimizer, self.when)
         from sift_graph.sources import layer_table
 
-        self._background.surface()
-        self._model, self._masks = weakref.ref(model), masks
-        self._optimizer = None if optimizer is None else weakref.ref(optimizer)
-        self.step = step if step is not None else (self._newest or 0)
+        pipeline = self._pipeline
+        pipeline.begin()
+        self._subject = subject = Subject(model, optimizer, masks)
+        self.step = step if step is not None else (pipeline.newest or 0)
         try:
-            if self._newest is not None and self.step < self._newest:
-                if not self._resume:
-                    raise RunDirectoryError(
-                        f"{self.run_dir}: step {self._newest} is recorded already, so a recording cannot begin at step "
-                        f"{self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
-                    )
+            if self._resume:  # in any case: rows of metrics reach further than snapshots
                 self.rewind(self.step)
-            if self._newest is None and not self._writer.layers:
-                writer, table = self._writer, layer_table(model)
-                self._background.put(lambda: writer.write_layers(table), "the layer table")
-            if self._newest is None and self.example_input is not None:
-                self._record_graph(model)
-            self._look(first=True)
-            self._handle = _NoHook() if optimizer is None else getattr(hooked, hook)(self._hook)
+            elif pipeline.newest is not None and self.step < pipeline.newest:
+                raise RunDirectoryError(
+                    f"{self.run_dir}: step {pipeline.newest} is recorded already, so a recording cannot begin at "
+                    f"step {self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
+                )
+            if pipeline.newest is None and not pipeline.writer.layers:
+                pipeline.write_layers(layer_table(model))
+            if pipeline.newest is None and self.example_input is not None:
+                record_graph(pipeline, model, self.example_input)
+            self._looking.look(pipeline, subject, self.step, self.epoch, always=True)
+            self._handle = hook(self._hook)
         except BaseException:
             self.detach()
             raise
         return self
-
-    def _record_graph(self, model: Any) -> None:
-        """Write how the layers of the model hang together, or warn that it cannot be seen."""
-        assert self._background is not None
-        assert self._writer is not None
-        from sift_graph.model_graph import trace_graph
-
-        try:
-            record, writer = trace_graph(model, self.example_input).record(), self._writer
-        except UsageError as error:
-            warnings.warn(f"the network graph is not recorded: {error}", RecorderWarning, stacklevel=3)
-            return
-        self._background.put(lambda: writer.write_graph(record), "the network graph")
 
     def detach(self) -> None:
         """Stop following the optimizer, let go of everything, and record where it stands; may be called again.
@@ -280,22 +263,52 @@ class MaskRecorder:
         try:
             if following is not None:
                 following.remove()
-                if self._get_model() is not None and self.step != self._newest:
-                    self._watch(last=True)
+                assert self._pipeline is not None
+                self._pipeline.background.wait()  # until it is known whether this step is on disk
+                self._watch(always=True)
         finally:
-            self._model = self._optimizer = self._masks = None
-
-    def _get_model(self) -> Any:
-        return None if self._model is None else self._model()
-
-    def _get_optimizer(self) -> Any:
-        return None if self._optimizer is None else self._optimizer()
+            self._subject = None
 
     def after_step(self) -> None:
         """Say that a step was made, for an optimizer without hooks, attached as None."""
         if self.attached:
             self.step += 1
             self._watch()
+
+    def end_epoch(
+        self, epoch: float | None = None, *, step: int | None = None, masks: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Look at the masks at the end of an epoch, whether `every` and `schedule` ask for it or not.
+
+        Parameters
+        ----------
+        epoch : float, optional
+            Passes over the data so far; recorded with this snapshot and those that follow.
+        step, masks : optional
+            As for :meth:`snapshot`, for a recorder that is not attached.
+
+        Returns
+        -------
+        bool
+            Whether a snapshot was handed on: false if this step is recorded already, or if `on_change` holds and no
+            mask has changed.
+
+        Raises
+        ------
+        UsageError
+            If the recorder is neither attached nor given step and masks.
+        """
+        if epoch is not None:
+            self.epoch = float(epoch)
+        if self._pipeline is None:
+            return False
+        if step is not None and masks is not None:
+            return self._looking.take(self._pipeline, step, masks, self.epoch, due=True)
+        if not self.attached:
+            raise UsageError("end_epoch: the recorder is not attached; attach it, or pass step=... and masks=...")
+        before = self.newest
+        self._watch(due=True)
+        return self.newest != before
 
     def _hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Follow one optimizer step."""
@@ -306,135 +319,16 @@ class MaskRecorder:
             self.step += 1
             self._watch()
 
-    def _watch(self, *, last: bool = False) -> None:
+    def _watch(self, *, due: bool = False, always: bool = False) -> None:
         """Look, but let no error of ours stop the training: warn, once."""
-        assert self._background is not None
-        acts: tuple[Callable[[], None], ...] = (self._background.surface, partial(self._look, last=last))
-        for act in acts:
-            try:
-                act()
-            except SiftGraphError as error:
-                if not self._warned:
-                    self._warned = True
-                    warnings.warn(f"training goes on, but {error}", RecorderWarning, stacklevel=3)
-
-    def _look(self, *, first: bool = False, last: bool = False) -> None:
-        """Take a snapshot of the model if one is due."""
-        model = self._get_model()
-        if model is None:
-            return
-        due = first or last or self.every is None or self.step % self.every == 0
-        if not due or self.step == self._newest:
-            return
-        if self.on_change and not (first or last) and not self._changed(self._find(model, weights=False)):
-            return
-        found = self._find(model, weights=self.weights != "none")
-        self._hand_on(Snapshot(self.step, found, self.epoch))
-
-    def _find(self, model: Any, *, weights: bool) -> dict[str, LayerMask]:
-        from sift_graph.sources import FROM_ZEROS, find_masks
-
-        return find_masks(
-            model,
-            self._get_optimizer(),
-            masks=self._masks,
-            layers=self.layers,
-            source=self.source,
-            from_zeros=self.source == FROM_ZEROS,
-            weights=weights,
-        )
-
-    def _changed(self, layers: Mapping[str, LayerMask]) -> bool:
-        assert self._background is not None
-        assert self._writer is not None
-        if self._background.lost:  # a snapshot never reached the disk: forget what it held
-            self._background.wait()
-            self._digests, self._newest = {}, self._writer.newest
-        return any(self._digests.get(name) != layer.digest for name, layer in layers.items())
-
-    def snapshot(
-        self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None, if_due: bool = False
-    ) -> bool:
-        """Record masks by hand, for a loop that has no optimizer hooks.
-
-        Parameters
-        ----------
-        step : int
-            Optimizer steps done so far; larger than that of the snapshot before.
-        masks : mapping
-            From layer or parameter names to :class:`LayerMask`, to bool or 0/1 arrays or tensors, or to
-            ``(mask, weight)`` pairs.
-        epoch : float, optional
-            Passes over the data so far.
-        if_due : bool
-            Obey `every` and `on_change`, as hooks do. By default what is handed over is recorded.
-
-        Returns
-        -------
-        bool
-            Whether a snapshot was handed on: false if the recorder is disabled, if the queue was full and the policy
-            is ``"drop"``, if it is not due, or if this step is recorded already, with the same masks.
-
-        Raises
-        ------
-        MaskError
-            If a mask is not one.
-        UsageError
-            If `masks` is not a mapping, two masks belong to the same layer, or no layer matches `layers`.
-        RunDirectoryError
-            If the step is recorded already with other masks, or is earlier than the newest one; or if an earlier
-            snapshot could not be written.
-        """
-        if self._background is None:
-            return False
-        self._background.surface()
-        if not isinstance(masks, Mapping):
-            raise UsageError(
-                f"masks: expected a mapping of layer names to masks, found {type(masks).__name__}; for a model, pass "
-                "sift_graph.sources.find_masks(model)"
-            )
-        given = {mask.layer if isinstance(mask, LayerMask) else layer_name(n): mask for n, mask in masks.items()}
-        if len(given) < len(masks):
-            raise UsageError(f"step {step}: two of the masks belong to the same layer; known: {', '.join(given)}")
-        layers = {name: _as_layer_mask(name, given[name]) for name in match_layers(list(given), self.layers)}
-        snapshot = Snapshot(step, layers, epoch)
-        changed = self._changed(layers)
-        if snapshot.step == self._newest and not changed:
-            return False
-        if if_due and ((self.every and step % self.every) or (self.on_change and not changed)):
-            return False
-        if self._newest is not None and snapshot.step <= self._newest:
-            raise RunDirectoryError(
-                f"{self.run_dir}: step {self._newest} is recorded already, so step {snapshot.step} cannot follow with "
-                "these masks; number the snapshots by optimizer steps, or go back with recorder.rewind(step)"
-            )
-        return self._hand_on(snapshot)
-
-    def _hand_on(self, snapshot: Snapshot) -> bool:
-        assert self._background is not None
-        assert self._writer is not None
-        if self._newest is None:
-            _warn_if_all_ones(snapshot)
-        writer, weights = self._writer, self.weights
-        put = self._background.put(
-            lambda: writer.write_snapshot(snapshot, weights=weights),
-            f"the snapshot of step {snapshot.step}",
-            wait=self.policy == "block",
-        )
-        if not put:
-            self.dropped += 1
-            if self.dropped == 1:
-                warnings.warn(
-                    f"the disk is slower than the training: the snapshot of step {snapshot.step} was dropped, and so "
-                    "will be others (recorder.dropped counts them); record less often, without weights, or with "
-                    "policy='block'",
-                    RecorderWarning,
-                    stacklevel=3,
-                )
-            return False
-        self._digests = {name: layer.digest for name, layer in snapshot.layers.items()}
-        self._newest = snapshot.step
-        return True
+        pipeline, subject = self._pipeline, self._subject
+        assert pipeline is not None
+        assert subject is not None
+        pipeline.begin()
+        try:
+            self._looking.look(pipeline, subject, self.step, self.epoch, due=due, always=always)
+        except SiftGraphError as error:
+            pipeline.warn("lost", f"training goes on, but {error}")
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``.
@@ -444,31 +338,19 @@ class MaskRecorder:
         row : mapping
             For instance ``{"step": 100, "epoch": 1.0, "loss": 0.3, "val_accuracy": 0.9}``; numbers, texts, tensors of
             one element. What is not finite becomes null. The step of :meth:`attach` is put in if there is none.
-        """
-        if self._background is None or self._writer is None:
-            return
-        self._background.surface()
-        numbered = {"step": self.step, **row} if self.attached else dict(row)
-        writer, line = self._writer, RunWriter.encode_metrics(numbered)  # now: a tensor may change before it is written
-        self._background.put(lambda: writer.append_line(line), f"the metrics of step {numbered.get('step')}")
 
-    def rewind(self, step: int) -> None:
-        """Put aside what was recorded after `step`, for a job that goes on from there; nothing is deleted.
-
-        Parameters
-        ----------
-        step : int
-            The last step that stays.
+        Raises
+        ------
+        RunDirectoryError
+            If the recorder was closed, and another one writes to the directory now.
         """
-        if self._background is None or self._writer is None:
-            return
-        self.flush()
-        self._writer.rewind(step)  # the background thread has nothing to do, so this one may use the writer
-        self._newest, self._digests = self._writer.newest, self._writer.digests
+        if self._pipeline is not None:
+            self._pipeline.begin()
+            self._pipeline.log({"step": self.step, **row} if self.attached else dict(row))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer steps seen, for a checkpoint."""
-        return {"step": self.step}
+        """Return the optimizer steps seen and the run's id, for a checkpoint."""
+        return {"step": self.step, "run_id": self.run_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the step of a checkpoint; what was recorded after it is put aside.
@@ -476,25 +358,24 @@ class MaskRecorder:
         Parameters
         ----------
         state : mapping
-            As :meth:`state_dict` gave it.
+            As :meth:`state_dict` gave it. One of another run is a warning where nothing is recorded yet.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it belongs to another run, and this one holds snapshots.
         """
         self.step = int(state["step"])
-        if self._newest is not None and self.step < self._newest:
-            self.rewind(self.step)
-
-    def flush(self) -> None:
-        """Wait until all that was handed on is on disk, and raise what went wrong since the last call."""
-        if self._background is not None:
-            self._background.wait()
-            self._background.surface()
+        if self._pipeline is not None:
+            self._pipeline.go_on_from(self.step, state.get("run_id"))
 
     def close(self) -> None:
         """Detach, wait until all is on disk, and raise what went wrong, if anything ever did; may be called again."""
         try:
             self.detach()
         finally:
-            if self._background is not None:
-                self._background.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -512,42 +393,3 @@ class MaskRecorder:
             self.close()
         except SiftGraphError as lost:
             logger.error("while training broke off: %s", lost)  # the error on its way says more than this one
-
-
-class _NoHook:
-    """Stands for the hook of an optimizer that has none."""
-
-    def remove(self) -> None:
-        """Have nothing to remove."""
-
-
-def _innermost(optimizer: Any) -> Any:
-    """Go through wrappers that look like optimizers but have no hooks of their own (Accelerate's) to the real one."""
-    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
-def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{option}: expected one of {', '.join(map(repr, known))}, found {value!r}")
-
-
-def _as_layer_mask(name: str, mask: Any) -> LayerMask:
-    if isinstance(mask, LayerMask):
-        return mask
-    if isinstance(mask, tuple) and len(mask) == 2:
-        return LayerMask.from_dense(name, mask[0], mask[1])
-    return LayerMask.from_dense(name, mask)
-
-
-def _warn_if_all_ones(snapshot: Snapshot) -> None:
-    """Say so when nothing is sparse at the first snapshot; a layer that calls itself dense is meant to be."""
-    sparse = [layer for layer in snapshot if layer.source != "dense"]
-    if sparse and all(layer.edges == layer.size for layer in sparse):
-        warnings.warn(
-            f"at step {snapshot.step} every entry of all {len(sparse)} masks is 1: nothing is pruned yet. If sparsity "
-            "comes later all is well; if not, check that the pruning is applied to this model",
-            RecorderWarning,
-            stacklevel=4,
-        )

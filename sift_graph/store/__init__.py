@@ -1,15 +1,17 @@
-r"""The run directory, format ``sift-mask/1``: one directory a run, plain files, nothing pickled, no lock.
+r"""The run directory, format ``sift-mask/1``: one directory a run, plain files, nothing pickled.
 
 ::
 
     run_dir/
       sift.json                       format, run id, when, how and with what the run was made, layer table
       config.toml                     the resolved config, if the bundled trainer made the run
-      metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each
+      metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each;
+                                      {"step": ..., "measured": {layer: {metric: value}}} while training
       masks/step_000001200.safetensors
       masks/abandoned/                snapshots of steps that were done again, from an earlier one on
       masks/damaged/                  what ``sift-graph doctor --repair`` put aside
       analysis/                       what ``sift-graph analyze`` computed
+      .lock                           held (``flock``) by the live process that writes; means nothing afterwards
 
 ``sift.json`` may have a ``graph``: how the layers of the model hang together. Its channels are numbered through the
 network, ``first`` to ``first + size - 1`` for each of ``inputs``, ``layers`` (``layer``, ``shape``, ``groups``, what it

@@ -16,6 +16,7 @@ import numpy as np
 
 from sift_graph.errors import DamagedStoreError, UsageError
 from sift_graph.store.deltas import encode_change
+from sift_graph.store.lock import against_recorders
 from sift_graph.store.reader import RunReader
 from sift_graph.store.rewriting import Contents, clear_unfinished, compress_whole, is_one_file, open_contents, replace
 
@@ -85,7 +86,8 @@ def pack_run(
     Raises
     ------
     RunDirectoryError
-        If the directory is not a run, or cannot be written to: then each snapshot is whole, the old one or the new.
+        If the directory is not a run, is being recorded, or cannot be written to: then each snapshot is whole, the old
+        one or the new.
     UsageError
         If `keyframe_every` is below 1.
     """
@@ -124,6 +126,13 @@ def _rewrite(
 ) -> PackResult:
     """Go through the snapshots in the order of their steps; write those anew that `change` changes."""
     reader = RunReader(Path(run_dir))
+    with against_recorders(reader.run_dir):
+        return _rewrite_all(reader, change, progress)
+
+
+def _rewrite_all(
+    reader: RunReader, change: Callable[[RunReader, Contents], bool], progress: Progress | None
+) -> PackResult:
     clear_unfinished(reader.run_dir / "masks")
     rewritten: list[int] = []
     skipped: list[str] = []

@@ -1,0 +1,1 @@
+"""Break the recorder on purpose, and count what is lost."""
