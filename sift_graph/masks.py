@@ -20,7 +20,7 @@ import xxhash
 
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 
-__all__ = ["LayerMask", "Layout", "Snapshot", "layer_name", "match_layers"]
+__all__ = ["LayerMask", "Layout", "Part", "Snapshot", "layer_name", "match_layers"]
 
 Layout = Literal["oi", "io"]
 
@@ -31,6 +31,25 @@ _WITHOUT_NUMPY = (
     "torch.float8_e5m2",
     "torch.float8_e5m2fnuz",
 )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which block of a layer one process holds, where processes share a layer out.
+
+    Attributes
+    ----------
+    offset : tuple of int
+        Where the block begins in the weight, on each axis.
+    whole : tuple of int
+        Shape of the whole weight.
+    copy : int
+        0, or which of several processes that hold the same block this is; the first one records it.
+    """
+
+    offset: tuple[int, ...]
+    whole: tuple[int, ...]
+    copy: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +74,8 @@ class LayerMask:
         ``oi`` is PyTorch's ``(out, in / groups, *kernel)``; ``io`` is ``(*kernel, in, out)`` (Keras, JAX, HF Conv1D).
     source : str
         Where the mask was found, for instance ``"mask_set"``, ``"weight!=0"`` or ``"dense"``.
+    part : Part or None
+        If this is only a block of the layer: which. `shape` is that of the block then, and may have zeros.
     """
 
     layer: str
@@ -64,10 +85,13 @@ class LayerMask:
     groups: int = 1
     layout: Layout = "oi"
     source: str = "mapping"
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         check_name(self.layer)
-        check_shape(self.layer, self.shape, self.groups, self.layout)
+        check_shape(self.layer, self.shape if self.part is None else self.part.whole, self.groups, self.layout)
+        if self.part is not None:
+            check_part(self.layer, self.shape, self.part)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))  # numpy's integers are not JSON's
         object.__setattr__(self, "groups", int(self.groups))
         size = math.prod(self.shape)
@@ -102,6 +126,7 @@ class LayerMask:
         groups: int = 1,
         layout: Layout = "oi",
         source: str = "mapping",
+        part: Part | None = None,
     ) -> LayerMask:
         """Pack a mask given in the weight's shape, and check both.
 
@@ -113,7 +138,7 @@ class LayerMask:
             In the shape of the weight, two or more axes.
         weight : array or tensor of float, optional
             In the same shape. Values outside the mask are not kept.
-        groups, layout, source
+        groups, layout, source, part
             As the attributes.
 
         Returns
@@ -132,7 +157,7 @@ class LayerMask:
         (3, 0.3333333333333333)
         """
         dense = as_bool_array(layer, mask)
-        check_shape(layer, dense.shape, groups, layout)
+        check_shape(layer, dense.shape if part is None else part.whole, groups, layout)
         bits = np.packbits(np.ascontiguousarray(dense), axis=None, bitorder="little")
         values = None
         if weight is not None:
@@ -148,7 +173,7 @@ class LayerMask:
                 array = array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32)
             # for 23.5 M entries, half of them kept, array[dense] takes 99 ms and compress 22
             values = np.ascontiguousarray(array).reshape(-1).compress(dense.reshape(-1))
-        return cls(layer, tuple(dense.shape), bits, values, groups, layout, source)
+        return cls(layer, tuple(dense.shape), bits, values, groups, layout, source, part)
 
     @cached_property
     def edges(self) -> int:
@@ -332,6 +357,29 @@ def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) ->
         raise MaskError(
             f"layer {layer!r}: {groups} groups do not divide its {out} outputs; "
             "pass the convolution's own number of groups"
+        )
+
+
+def check_part(layer: str, shape: tuple[int, ...], part: Part) -> None:
+    """Refuse a block that does not lie within its layer.
+
+    Parameters
+    ----------
+    layer : str
+    shape : tuple of int
+        Of the block.
+    part : Part
+
+    Raises
+    ------
+    MaskError
+        With the layer, the block and the whole.
+    """
+    axes = zip(part.offset, shape, part.whole, strict=False)
+    if not len(part.offset) == len(shape) == len(part.whole) or any(min(o, n) < 0 or o + n > w for o, n, w in axes):
+        raise MaskError(
+            f"layer {layer!r}: a block of shape {tuple(shape)} at {part.offset} does not lie within the weight's "
+            f"{part.whole}; give the offset and the shape of the process's own block"
         )
 
 

@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sift_graph.background import BackgroundWriter
-from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError
+from sift_graph.errors import MaskError, RunDirectoryError, SiftGraphError, UsageError
 from sift_graph.masks import LayerMask, Snapshot, layer_name, match_layers
-from sift_graph.store import RunWriter, WeightPolicy
+from sift_graph.ranks import ALONE, check_equal, find_place, is_sharded, join, local_part, unwrapped
+from sift_graph.store import RunWriter, ShardWriter, SilentWriter, WeightPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,14 @@ class MaskRecorder:
         is recorded: for the metrics of the whole network, and for unrolled graphs.
     queue_size : int
         Snapshots that may wait to be written.
+    check_ranks : bool or int
+        Under data parallelism, compare the masks of all processes whenever they are looked at, or every so many steps:
+        what differs is an error at :meth:`attach` and a warning later. The processes exchange hashes, so all must
+        train on in step.
+    ranks : {"together", "each"}
+        With ``"together"`` the processes of ``torch.distributed`` record one run: the first one does, and the others do
+        nothing; or each its own part, where parameters are shared out (``fully_shard``). With ``"each"`` this process
+        records a run of its own.
     policy : {"block", "drop"}
         What to do when the queue is full: let training wait, or drop the snapshot, count it in :attr:`dropped` and
         warn.
@@ -125,10 +134,15 @@ class MaskRecorder:
         example_input: Any = None,
         queue_size: int = 2,
         policy: Literal["block", "drop"] = "block",
+        check_ranks: bool | int = False,
+        ranks: Literal["together", "each"] = "together",
     ) -> None:
         _check_choice("weights", weights, ("none", "fp16", "fp32"))
         _check_choice("when", when, ("post_step", "pre_step"))
         _check_choice("policy", policy, ("block", "drop"))
+        _check_choice("ranks", ranks, ("together", "each"))
+        if check_ranks < 0:
+            raise UsageError(f"check_ranks: expected True, or every how many steps, found {check_ranks}")
         if every is not None and every < 1:
             raise UsageError(f"every: expected 1 or more optimizer steps, found {every}; leave it out for each step")
         if queue_size < 1:
@@ -153,10 +167,19 @@ class MaskRecorder:
         self._optimizer: weakref.ref[Any] | None = None
         self._handle: Any = None
         self._warned = False
-        self._writer: RunWriter | None = None
+        self._differing: set[str] = set()
+        self.check_ranks = check_ranks
+        self._queue_size = queue_size
+        self._place = find_place() if ranks == "together" else ALONE
+        self._has_joined = self._place.world == 1
+        self._writer: RunWriter | ShardWriter | SilentWriter | None = None
         self._background: BackgroundWriter | None = None
         if os.environ.get(DISABLED, "0") not in ("", "0"):
             logger.info("%s is set: nothing is recorded in %s", DISABLED, self.run_dir)
+            self._has_joined = True
+            return
+        if self._place.rank > 0:
+            logger.info("rank %d of %d: rank 0 records in %s", self._place.rank, self._place.world, self.run_dir)
             return
         settings = {"source": source, "layers": layers, "every": every, "on_change": on_change, "when": when}
         self._writer = RunWriter(
@@ -171,7 +194,7 @@ class MaskRecorder:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is recorded; false if ``SIFT_GRAPH_DISABLED`` was set."""
+        """Whether anything is recorded; false if ``SIFT_GRAPH_DISABLED`` was set, or if another process does."""
         return self._background is not None
 
     @property
@@ -215,10 +238,11 @@ class MaskRecorder:
         UsageError
             If it is attached to another model or optimizer, or the optimizer has no step hooks.
         MaskError
-            If the model has no masks, or one is not 0/1.
+            If the model has no masks, or one is not 0/1, or, with `check_ranks`, if processes differ in one.
         RunDirectoryError
             If a later step is recorded already and the recorder was not made with ``resume=True``.
         """
+        self._join(model, masks)
         if self._background is None or self._writer is None:
             return self
         if self.attached:
@@ -258,6 +282,26 @@ class MaskRecorder:
             raise
         return self
 
+    def _join(self, model: Any, masks: Any) -> None:
+        """Take part in what the other processes do, if there are any: record a part, or compare."""
+        sharded = not self._has_joined and is_sharded(model, masks)
+        if self._has_joined or not (sharded or self.check_ranks):
+            return
+        if sharded and model is not None and self.every is None and self.on_change:
+            raise UsageError(
+                "every: the parameters are shared out over processes, none of which knows whether a mask changed on "
+                "another; say every how many steps to record (every=100), or on_change=False for each step"
+            )
+        if sharded and self.policy == "drop":
+            raise UsageError("policy: a snapshot that one process drops is lost for all; use policy='block'")
+        writer = self._writer if isinstance(self._writer, RunWriter) else None
+        self._writer = join(self._place, self.run_dir, writer, sharded=sharded, resume=self._resume)
+        self._has_joined = True
+        self.on_change = self.on_change and not sharded
+        self._newest, self._digests = self._writer.newest, self._writer.digests
+        if self._background is None:
+            self._background = BackgroundWriter(self._queue_size)
+
     def _record_graph(self, model: Any) -> None:
         """Write how the layers of the model hang together, or warn that it cannot be seen."""
         assert self._background is not None
@@ -265,7 +309,7 @@ class MaskRecorder:
         from sift_graph.model_graph import trace_graph
 
         try:
-            record, writer = trace_graph(model, self.example_input).record(), self._writer
+            record, writer = trace_graph(unwrapped(model), self.example_input).record(), self._writer
         except UsageError as error:
             warnings.warn(f"the network graph is not recorded: {error}", RecorderWarning, stacklevel=3)
             return
@@ -323,6 +367,8 @@ class MaskRecorder:
         model = self._get_model()
         if model is None:
             return
+        if self.check_ranks and not last and self._place.world > 1:
+            self._compare(model, first=first)
         due = first or last or self.every is None or self.step % self.every == 0
         if not due or self.step == self._newest:
             return
@@ -330,6 +376,21 @@ class MaskRecorder:
             return
         found = self._find(model, weights=self.weights != "none")
         self._hand_on(Snapshot(self.step, found, self.epoch))
+
+    def _compare(self, model: Any, *, first: bool) -> None:
+        """Compare the masks with those of the other processes, if that is due."""
+        every = (self.every or 1) if self.check_ranks is True else int(self.check_ranks)
+        if not first and self.step % every:
+            return
+        try:
+            check_equal(self._place, self._find(model, weights=False), self.step)
+        except MaskError as error:
+            if first:
+                raise
+            what = str(error).partition(": ")[2]
+            if what not in self._differing:
+                self._differing.add(what)
+                warnings.warn(f"training goes on, but {error}", RecorderWarning, stacklevel=4)
 
     def _find(self, model: Any, *, weights: bool) -> dict[str, LayerMask]:
         from sift_graph.sources import FROM_ZEROS, find_masks
@@ -378,13 +439,15 @@ class MaskRecorder:
         Raises
         ------
         MaskError
-            If a mask is not one.
+            If a mask is not one, or, with `check_ranks`, if processes differ in one.
         UsageError
             If `masks` is not a mapping, two masks belong to the same layer, or no layer matches `layers`.
         RunDirectoryError
             If the step is recorded already with other masks, or is earlier than the newest one; or if an earlier
             snapshot could not be written.
         """
+        if isinstance(masks, Mapping):
+            self._join(None, masks)
         if self._background is None:
             return False
         self._background.surface()
@@ -398,6 +461,8 @@ class MaskRecorder:
             raise UsageError(f"step {step}: two of the masks belong to the same layer; known: {', '.join(given)}")
         layers = {name: _as_layer_mask(name, given[name]) for name in match_layers(list(given), self.layers)}
         snapshot = Snapshot(step, layers, epoch)
+        if self.check_ranks and self._place.world > 1:
+            check_equal(self._place, layers, step)
         changed = self._changed(layers)
         if snapshot.step == self._newest and not changed:
             return False
@@ -536,14 +601,14 @@ def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
 def _as_layer_mask(name: str, mask: Any) -> LayerMask:
     if isinstance(mask, LayerMask):
         return mask
-    if isinstance(mask, tuple) and len(mask) == 2:
-        return LayerMask.from_dense(name, mask[0], mask[1])
-    return LayerMask.from_dense(name, mask)
+    mask, weight = mask if isinstance(mask, tuple) and len(mask) == 2 else (mask, None)
+    mask, weight, part = local_part(name, mask, weight)
+    return LayerMask.from_dense(name, mask, weight, part=part)
 
 
 def _warn_if_all_ones(snapshot: Snapshot) -> None:
     """Say so when nothing is sparse at the first snapshot; a layer that calls itself dense is meant to be."""
-    sparse = [layer for layer in snapshot if layer.source != "dense"]
+    sparse = [layer for layer in snapshot if layer.source != "dense" and layer.size]
     if sparse and all(layer.edges == layer.size for layer in sparse):
         warnings.warn(
             f"at step {snapshot.step} every entry of all {len(sparse)} masks is 1: nothing is pruned yet. If sparsity "

@@ -20,6 +20,7 @@ from torch import nn
 
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 from sift_graph.masks import LayerMask, Layout, layer_name, match_layers
+from sift_graph.ranks import local_part, turned_part
 
 __all__ = ["SOURCES", "Source", "Weight", "find_masks", "find_weights", "layer_table"]
 
@@ -271,7 +272,8 @@ def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> Lay
     values: Any = weight.tensor
     if isinstance(mask, tuple):
         mask, values = mask
-    if tuple(mask.shape) != tuple(weight.tensor.shape):
+    mask, values, part = local_part(weight.layer, mask, values)
+    if part is None and tuple(mask.shape) != tuple(weight.tensor.shape):
         raise MaskError(
             f"layer {weight.layer!r}: the mask has shape {tuple(mask.shape)} and the weight "
             f"{tuple(weight.tensor.shape)}; pass the mask in the weight's own shape"
@@ -281,10 +283,11 @@ def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> Lay
     if isinstance(module, nn.modules.conv._ConvNd) and weight.name == "weight":
         groups = module.groups
         if module.transposed:
+            part = turned_part(weight.layer, part, groups)
             mask, values = (_untranspose(array, groups) for array in (mask, values))
     layout: Layout = "io" if type(module).__name__ == "Conv1D" and hasattr(module, "nf") else "oi"
     return LayerMask.from_dense(
-        weight.layer, mask, values if weights else None, groups=groups, layout=layout, source=source
+        weight.layer, mask, values if weights else None, groups=groups, layout=layout, source=source, part=part
     )
 
 

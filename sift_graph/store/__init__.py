@@ -40,6 +40,9 @@ their steps, so a ``ref`` always points back, and the newest ones can be put asi
 from __future__ import annotations
 
 from sift_graph.store.disk import write_atomically
+from sift_graph.store.inside import check_file, check_folder
+from sift_graph.store.parsing import parse_json, read_rows
+from sift_graph.store.rank_writers import ShardWriter, SilentWriter, newest_whole
 from sift_graph.store.reader import RunReader, find_runs, is_run, snapshot_name
 from sift_graph.store.snapshot import FORMAT, MAX_ENTRIES, WeightPolicy
 from sift_graph.store.writer import RunWriter, check_free, environment
@@ -49,11 +52,18 @@ __all__ = [
     "MAX_ENTRIES",
     "RunReader",
     "RunWriter",
+    "ShardWriter",
+    "SilentWriter",
     "WeightPolicy",
+    "check_file",
+    "check_folder",
     "check_free",
     "environment",
     "find_runs",
     "is_run",
+    "newest_whole",
+    "parse_json",
+    "read_rows",
     "snapshot_name",
     "write_atomically",
 ]

@@ -17,7 +17,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write `data` to a temporary name beside `path`, sync it, and rename: whole, or not there at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # not through a link that someone put there
             file.write(data)
             file.flush()
             if sync:

@@ -1,0 +1,1 @@
+"""Files from strangers: mutated without end, and read."""
