@@ -113,7 +113,7 @@ def local_part(layer: str, mask: Any, weight: Any) -> tuple[Any, Any, Part | Non
     mask, weight : array or tensor
         Of the shape of the part.
     part : Part or None
-        None where this process holds the whole layer.
+        None where every process holds the whole layer.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def local_part(layer: str, mask: Any, weight: Any) -> tuple[Any, Any, Part | Non
     placed = [one for one in (weight, mask) if _is_distributed(one)]
     if any(one.is_partial() for tensor in placed for one in tensor.placements):
         raise MaskError(f"layer {layer!r}: is a sum whose parts are not added up (Partial); redistribute it first")
-    cut = next((one for one in placed if _shards(one)), None)
+    cut = next((one for one in placed if _shards(one) and one.device_mesh.size() > 1), None)
     if cut is None:
         return (*(one.detach().to_local() if _is_distributed(one) else one for one in (mask, weight)), None)
     shape, part = _find_part(cut)
@@ -150,7 +150,7 @@ def local_part(layer: str, mask: Any, weight: Any) -> tuple[Any, Any, Part | Non
                 f"the whole weight, or {shape}, that of this process's part"
             )
         found.append(local)
-    return found[0], found[1], None if shape == part.whole else part
+    return found[0], found[1], part
 
 
 def turned_part(layer: str, part: Part | None, groups: int) -> Part | None:
