@@ -7,6 +7,7 @@ Under data parallelism every process has the whole model, and the first one reco
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -121,6 +122,11 @@ def local_part(layer: str, mask: Any, weight: Any) -> tuple[Any, Any, Part | Non
         If they are shared out differently, or are sums that are not added up yet.
     """
     placed = [one for one in (weight, mask) if _is_distributed(one)]
+    if any(not _is_block(tensor) for tensor in placed):
+        raise MaskError(
+            f"layer {layer!r}: this process's rows do not lie side by side in the weight ({placed[0].placements}); "
+            "redistribute it to Shard or Replicate first"
+        )
     if any(one.is_partial() for tensor in placed for one in tensor.placements):
         raise MaskError(f"layer {layer!r}: is a sum whose parts are not added up (Partial); redistribute it first")
     cut = next((one for one in placed if _shards(one) and one.device_mesh.size() > 1), None)
@@ -164,6 +170,16 @@ def turned_part(layer: str, part: Part | None, groups: int) -> Part | None:
         )
     (a, b, *rest), (c, d, *others) = part.offset, part.whole
     return Part((b, a, *rest), (d, c, *others), part.copy)
+
+
+def _is_block(tensor: Any) -> bool:
+    """Whether what a process holds is one block: a strided shard is, if the later axes of the mesh cut the rest."""
+    for axis, one in enumerate(tensor.placements):
+        later = [other for other in range(axis + 1, len(tensor.placements)) if other in _shards(tensor)]
+        same = [tensor.device_mesh.size(other) for other in later if tensor.placements[other].dim == one.dim]
+        if hasattr(one, "split_factor") and one.split_factor != math.prod(same):
+            return False
+    return True
 
 
 def _find_part(tensor: Any) -> tuple[tuple[int, ...], Part]:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.utils import prune
 
 import sift_graph.ranks
 from sift_graph.errors import SiftGraphError
+from sift_graph.integrations.lightning_hooks import LightningHooks
 from sift_graph.record import MaskRecorder, RecorderWarning
 
 FOLDER, RANK = Path(sys.argv[1]), int(sys.argv[2])
@@ -143,6 +146,10 @@ model, optimizer = sharded(1)
 masks = {"0": torch.rand(5, 8, generator=torch.Generator().manual_seed(0)) < 0.5, "3": torch.eye(3)}
 with MaskRecorder(FOLDER / "given", every=1).attach(model, optimizer, masks=lambda: masks):
     pass
+trainer = SimpleNamespace(is_global_zero=RANK == 0, global_step=0, optimizers=[optimizer])
+callback = LightningHooks(FOLDER / "lightning", source="weight!=0", every=1)
+callback.on_train_start(trainer, model)
+callback.on_train_end(trainer, model)
 mesh = init_device_mesh("cpu", (2,))
 weight = torch.arange(35.0).reshape(5, 7)
 cut = {
@@ -158,6 +165,8 @@ with MaskRecorder(FOLDER / "hand", weights="fp32") as recorder:
     refused("two ways", lambda: recorder.snapshot(5, wrong))
     refused("shape", lambda: recorder.snapshot(5, {"w": (torch.ones(3, 3), cut["pair"][1])}))
     summed = torch.distributed.tensor.DTensor.from_local(weight, mesh, [Partial()])
+    apart = torch.distributed.tensor.DTensor.from_local(weight, mesh, [_StridedShard(0, split_factor=2)])
+    refused("strided", lambda: recorder.snapshot(5, {"w": apart}))
     refused("partial", lambda: recorder.snapshot(5, {"w": summed}))
 distributed.barrier()
 sift_graph.ranks.PATIENCE = timedelta(seconds=0.5)

@@ -163,6 +163,11 @@ def test_masks_that_are_whole_are_cut_as_their_weights_are(two):
     assert RunReader(folder / "given").steps == [0]
 
 
+def test_a_callback_begins_on_every_process(two):
+    folder, _ = two
+    assert sorted(RunReader(folder / "lightning").load_snapshot(0).layers) == ["0", "1", "2", "3"]
+
+
 def test_tensors_that_are_cut_are_recorded_by_hand(two):
     folder, _ = two
     weight = np.arange(35.0, dtype=np.float32).reshape(5, 7)
@@ -186,6 +191,7 @@ def test_what_cannot_be_recorded_in_parts_is_refused_with_the_way_out(two):
         assert "UsageError: policy: a snapshot that one process drops is lost for all" in one["drop"]
         assert "layer 'w': the mask and the weight are shared out differently" in one["two ways"]
         assert "layer 'w': the mask or weight has shape (3, 3), expected (5, 7), that of the whole" in one["shape"]
+        assert "layer 'w': this process's rows do not lie side by side in the weight" in one["strided"]
         assert "layer 'w': is a sum whose parts are not added up (Partial)" in one["partial"]
     assert "rank 1 heard nothing of the recording from rank 0" in told[1]["alone"]
 

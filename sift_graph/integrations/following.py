@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sift_graph.errors import SiftGraphError
+from sift_graph.ranks import find_place
 from sift_graph.record import MaskRecorder, RecorderWarning
 
-__all__ = ["Follower", "Following", "Guard", "numbers"]
+__all__ = ["Follower", "Following", "Guard", "numbers", "takes_part"]
 
 
 class Guard:
@@ -131,6 +132,11 @@ class Follower:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the step of a checkpoint, for trainers that do not know theirs; the directory knows its run."""
         self.following.step = int(state_dict["step"])
+
+
+def takes_part(*, is_first: bool) -> bool:
+    """Whether a process needs a recorder: the first, and all that train with it, for each may hold a part."""
+    return is_first or find_place().world > 1
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -33,15 +33,16 @@ Its header's metadata has two keys. ``xxh3`` is the xxh3-128 of the UTF-8 text o
 ``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``), ``source``, ``ref`` (a step or
 null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most 2^34 entries.
 
-Where several processes share the layers out (FSDP, tensor parallelism), each writes a *shard*: a file of the same kind,
-named by its rank, with what it holds. Its header has ``rank`` and ``ranks``, their number. An entry may have a ``part``:
-the ``offset`` and the ``shape`` of a block, a number for each axis of the weight, zeros where the process holds nothing.
-``shape`` is that of the whole weight then; ``nnz``, the hashes and both tensors are those of the block, in its own C
-order; ``ref`` is a step of which the same rank's shard holds the block's bits. Every rank writes a shard at each step,
-if only an empty one. An entry without a ``part`` is a whole layer, which only the first rank writes. The blocks of a
-layer are the cells of a grid over its weight, each there once; of blocks that are there twice, with equal hashes, the
-lower rank's counts. A set of shards that lacks a rank, or whose blocks do not make whole layers, is damaged. Steps may
-differ in ``ranks``: a job may go on with another number of processes. A reader that does not know shards sees no steps.
+Where several processes share the layers out (FSDP, tensor parallelism), each writes a *shard*: a file of the same
+kind, named by its rank, with what it holds. Its header has ``rank`` and ``ranks``, their number. An entry may have a
+``part``: the ``offset`` and the ``shape`` of a block, a number for each axis of the weight, zeros where the process
+holds nothing. ``shape`` is that of the whole weight then; ``nnz``, the hashes and both tensors are those of the block,
+in its own C order; ``ref`` is a step of which the same rank's shard holds the block's bits. Every rank writes a shard
+at each step, if only an empty one. An entry without a ``part`` is a whole layer, which only the first rank writes. The
+blocks of a layer are the cells of a grid over its weight, each there once; of blocks that are there twice, with equal
+hashes, the lower rank's counts. A set of shards that lacks a rank, or whose blocks do not make whole layers, is
+damaged. Steps may differ in ``ranks``: a job may go on with another number of processes. A reader that does not know
+shards sees no steps.
 
 What a reader accepts has limits, checked before anything is allocated: 64 MiB, 2^22 values and 64 levels of JSON in
 ``sift.json`` and in the header of a snapshot; no key twice in an object, numbers that are finite and whole ones of at
