@@ -174,10 +174,10 @@ def turned_part(layer: str, part: Part | None, groups: int) -> Part | None:
 
 def _is_block(tensor: Any) -> bool:
     """Whether what a process holds is one block: a strided shard is, if the later axes of the mesh cut the rest."""
-    for axis, one in enumerate(tensor.placements):
-        later = [other for other in range(axis + 1, len(tensor.placements)) if other in _shards(tensor)]
-        same = [tensor.device_mesh.size(other) for other in later if tensor.placements[other].dim == one.dim]
-        if hasattr(one, "split_factor") and one.split_factor != math.prod(same):
+    cuts = [(tensor.placements[axis], tensor.device_mesh.size(axis)) for axis in _shards(tensor)]
+    for number, (one, _) in enumerate(cuts):
+        later = math.prod(size for other, size in cuts[number + 1 :] if other.dim == one.dim)
+        if getattr(one, "split_factor", later) != later:
             return False
     return True
 

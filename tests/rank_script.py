@@ -156,6 +156,7 @@ cut = {
     "columns": distribute_tensor(weight % 3 == 0, mesh, [Shard(1)]),
     "pair": (distribute_tensor(weight % 2 == 0, mesh, [Shard(0)]), distribute_tensor(weight, mesh, [Shard(0)])),
     "mixed": (distribute_tensor(weight % 2 == 0, mesh, [Replicate()]), distribute_tensor(weight, mesh, [Shard(1)])),
+    "hybrid": distribute_tensor(weight % 4 == 0, init_device_mesh("cpu", (2, 1)), [Replicate(), Shard(0)]),
     "copies": distribute_tensor(weight % 5 == 0, mesh, [Replicate()]),
 }
 with MaskRecorder(FOLDER / "hand", weights="fp32") as recorder:
