@@ -4,13 +4,17 @@
 
 Every altered file must be read, or refused with a SiftGraphError that names it; within 20 seconds and 512 MiB, with
 nothing run and nothing written outside its directory. What is not is kept in ``--out``, with the seed that made it.
+Where atheris is installed, it chooses by coverage how files are altered (``--random``: not so), a part of the time
+for each kind of file.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +26,7 @@ from pathlib import Path
 from analysis.stress.targets import TARGETS
 from analysis.stress.watch import Outcome, watched
 
-__all__ = ["main", "one_round"]
+__all__ = ["main", "one_round", "read_altered"]
 
 
 def one_round(name: str, seed: int, whole: Path, folder: Path) -> tuple[bytes, Outcome]:
@@ -43,13 +47,17 @@ def one_round(name: str, seed: int, whole: Path, folder: Path) -> tuple[bytes, O
     bytes, Outcome
         What was read, and what became of it.
     """
-    target, chance = TARGETS[name], random.Random(f"{name} {seed}")
-    data = whole.read_bytes()
+    chance = random.Random(f"{name} {seed}")
+    altered = chance.choice(TARGETS[name].alter)(whole.read_bytes(), chance)
+    return altered, read_altered(name, altered, whole, folder)
+
+
+def read_altered(name: str, altered: bytes, whole: Path, folder: Path) -> Outcome:
+    """Read other bytes in the place of a file, and put everything back; as :func:`one_round`."""
     kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    altered = chance.choice(target.alter)(data, chance)
     whole.write_bytes(altered)
     try:
-        outcome = watched(target.read, whole, folder)
+        return watched(TARGETS[name].read, whole, folder)
     finally:
         for path in folder.rglob("*"):
             if path.is_file() and path not in kept:
@@ -57,7 +65,17 @@ def one_round(name: str, seed: int, whole: Path, folder: Path) -> tuple[bytes, O
         for path, content in kept.items():
             if not path.exists() or path.read_bytes() != content:
                 path.write_bytes(content)
-    return altered, outcome
+
+
+def guided(names: Sequence[str], minutes: float, out: Path | None) -> int:
+    """Give each kind of file its part of the time with atheris, in a process of its own; 1 if anything was found."""
+    bad = 0
+    for name in names:
+        words = [sys.executable, "-m", "analysis.stress.guided", name, "--seconds", str(int(60 * minutes / len(names)))]
+        done = subprocess.run([*words, *(["--out", str(out)] if out is not None else [])], check=False)
+        print(f"{name:14} {'nothing found' if done.returncode == 0 else 'see above'}")
+        bad |= done.returncode != 0
+    return int(bad)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="stop after so many altered files of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others count on from it")
     parser.add_argument("--only", choices=TARGETS, help="one kind of file")
+    parser.add_argument("--random", action="store_true", help="do without atheris")
     parser.add_argument("--out", type=Path, help="keep what was found here")
     asked = parser.parse_args(arguments)
+    if importlib.util.find_spec("atheris") and not asked.random and asked.rounds is None:
+        return guided([asked.only] if asked.only else list(TARGETS), asked.minutes, asked.out)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     counts: Counter[tuple[str, str]] = Counter()

@@ -16,9 +16,9 @@ import xxhash
 from safetensors.numpy import load, save
 
 from sift_graph.importers import read_masks
-from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.masks import LayerMask, Part, Snapshot
 from sift_graph.network_work import load_network
-from sift_graph.store import RunReader, RunWriter
+from sift_graph.store import RunReader, RunWriter, ShardWriter
 from sift_graph.table import analyze_runs, training_history
 
 __all__ = ["TARGETS", "Target", "alter_bytes", "alter_header", "alter_json", "make_run"]
@@ -81,6 +81,29 @@ def analyze(path: Path) -> None:
     for failure in analysis.failures:
         if "unexpected" in failure.message:  # a worker caught what it should have foreseen
             raise RuntimeError(failure.message)
+
+
+def make_shards(folder: Path) -> Path:
+    """Record a small run as two processes do."""
+    first = RunWriter(folder / "run", run_id="stress")
+    rng = np.random.default_rng(0)
+    for rank in range(2):
+        writer = ShardWriter(folder / "run", "stress", rank, 2, None, first if rank == 0 else None)
+        for step in (0, 10):
+            part = Part((3 * rank, 0), (6, 5))
+            weight = rng.standard_normal((3, 5)).astype("f")
+            layers = {"fc": LayerMask.from_dense("fc", weight > 0, weight, part=part)}
+            if rank == 0:
+                layers["head"] = LayerMask.from_dense("head", np.eye(4, 6, dtype=bool))
+            writer.write_snapshot(Snapshot(step, layers))
+    return folder / "run" / "masks" / "step_000000010.rank00001.safetensors"
+
+
+def make_nulls(folder: Path) -> Path:
+    """Record a small run, and compare it with random masks."""
+    run = make_run(folder / "run")
+    analyze_runs(run, null="er", n_null=3, null_metrics=["sigma_2"])
+    return run / "analysis" / "nulls.jsonl"
 
 
 def import_file(path: Path) -> None:
@@ -236,6 +259,8 @@ def _file_of(name: str) -> Callable[[Path], Path]:
 TARGETS: dict[str, Target] = {
     "sift.json": Target(_file_of("sift.json"), analyze, (alter_bytes, alter_json, alter_json)),
     "snapshot": Target(_file_of("masks/*10.safetensors"), read_run, (alter_bytes, alter_header, alter_header)),
+    "shard": Target(make_shards, read_run, (alter_bytes, alter_header, alter_header)),
+    "nulls.jsonl": Target(make_nulls, analyze, (alter_bytes, alter_lines, alter_lines)),
     "metrics.jsonl": Target(_file_of("metrics.jsonl"), analyze, (alter_bytes, alter_lines)),
     "rows.jsonl": Target(_file_of("analysis/*/rows.jsonl"), analyze, (alter_bytes, alter_lines, alter_lines)),
     "network.jsonl": Target(_file_of("analysis/*/network.jsonl"), analyze, (alter_bytes, alter_lines)),
