@@ -170,7 +170,8 @@ class MaskRecorder:
         self._differing: set[str] = set()
         self.check_ranks = check_ranks
         self._queue_size = queue_size
-        self._place = find_place() if ranks == "together" else ALONE
+        self._together = ranks == "together"
+        self._place = find_place() if self._together else ALONE
         self._has_joined = self._place.world == 1
         self._writer: RunWriter | ShardWriter | SilentWriter | None = None
         self._background: BackgroundWriter | None = None
@@ -284,6 +285,12 @@ class MaskRecorder:
 
     def _join(self, model: Any, masks: Any) -> None:
         """Take part in what the other processes do, if there are any: record a part, or compare."""
+        now = find_place() if self._together else ALONE
+        if now.world > 1 and now != self._place:
+            raise UsageError(
+                f"the recorder was made before this process knew to be rank {now.rank} of {now.world}; make it after "
+                "init_process_group(), or with ranks='each' if each process records a run of its own"
+            )
         sharded = not self._has_joined and is_sharded(model, masks)
         if self._has_joined or not (sharded or self.check_ranks):
             return

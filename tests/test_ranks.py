@@ -393,6 +393,18 @@ def test_the_place_of_a_process_comes_from_its_launcher(monkeypatch: pytest.Monk
     assert find_place() == place
 
 
+def test_a_recorder_made_before_the_process_group_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    recorder, own = (MaskRecorder(tmp_path / ranks, ranks=ranks) for ranks in ("together", "each"))
+    monkeypatch.setattr("sift_graph.record.find_place", lambda: Place(1, 2))
+    with pytest.raises(
+        UsageError, match=r"made before this process knew to be rank 1 of 2; make it after init_process"
+    ):
+        recorder.snapshot(0, {"fc": FC})
+    assert own.snapshot(0, {"fc": FC})
+    for one in (recorder, own):
+        one.close()
+
+
 def test_a_rank_that_is_not_the_first_makes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)

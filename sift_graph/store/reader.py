@@ -126,7 +126,7 @@ class RunReader:
             )
         if self.header.get("format") != FORMAT:
             raise DamagedStoreError(
-                f"{self.run_dir / HEADER}: expected format {FORMAT!r}, found {self.header.get('format')!r}; "
+                f"{self.run_dir / HEADER}: expected format {FORMAT!r}, found {str(self.header.get('format'))[:80]!r}; "
                 "a newer sift-graph may read it"
             )
 
@@ -160,15 +160,16 @@ class RunReader:
     def steps(self) -> list[int]:
         """Recorded steps, ascending, from the file names."""
         directory = self.run_dir / "masks"
-        check_folder(self.run_dir, directory)
         if not directory.is_dir():
             return []
+        found = set(self.shards)
         names = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-        return sorted({int(name.group(1)) for name in names if name} | set(self.shards))
+        return sorted(found | {int(name.group(1)) for name in names if name})
 
     @cached_property
     def shards(self) -> dict[int, list[int]]:
         """Ranks that wrote a shard, by step; see :mod:`sift_graph.store.shards`."""
+        check_folder(self.run_dir, self.run_dir / "masks")
         return find_shards(self.run_dir / "masks")
 
     def path(self, step: int) -> Path:
