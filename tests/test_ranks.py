@@ -241,6 +241,17 @@ def test_any_grid_of_parts_makes_the_whole(data: st.DataObject):
     assert found.shape == shape
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 5), (3, 0, 5), (8,), (2, 2, 2, 2)])
+@pytest.mark.parametrize("columns", [1, 3, 8, 21])
+def test_rows_that_do_not_fill_whole_bytes_are_joined(tmp_path: Path, sizes, columns):
+    weight = RNG.standard_normal((8, columns)).astype(np.float32)
+    layer = LayerMask.from_dense("w", weight > 0, weight)
+    write_shards(tmp_path / "run", rows_of(layer, *sizes), weights="fp32")
+    found = RunReader(tmp_path / "run").load_layer(0, "w")
+    assert np.array_equal(found.mask, layer.mask)
+    assert np.array_equal(found.values, layer.values)
+
+
 def test_copies_of_a_part_are_written_once(tmp_path: Path):
     rows = [cut(FC, (o, 0), (3, 5), copy) for copy in (0, 1) for o in (0, 3)]
     write_shards(tmp_path / "run", [{"fc": row} for row in rows])

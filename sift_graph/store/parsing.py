@@ -19,7 +19,8 @@ MAX_DEPTH = 64
 MAX_LINE = 1 << 22  # bytes of one line of metrics.jsonl and of what an analysis keeps
 MAX_DIGITS = 18
 
-_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_ODD_NUMBER = re.compile(rb"\d{19}|\d[eE]|N|I")
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 
@@ -54,22 +55,23 @@ def parse_json(text: str | bytes) -> Any:
     data = text.encode() if isinstance(text, str) else text
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has {len(data)} bytes, expected at most {MAX_BYTES}")
-    bare = _TEXT.sub(b"", data)
+    bare = _without_texts(data)
     values = bare.count(b",") + bare.count(b"[") + bare.count(b"{")
     if values > MAX_VALUES:
         raise ValueError(f"it has some {values} values, expected at most {MAX_VALUES}")
     if _depth(bare) > MAX_DEPTH:
         raise ValueError(f"it is nested {_depth(bare)} deep, expected at most {MAX_DEPTH}")
-    content = json.loads(
-        data.decode(),
-        object_pairs_hook=_once,
-        parse_int=_whole,
-        parse_float=_finite,
-        parse_constant=_finite,
-    )
+    odd = _ODD_NUMBER.search(bare)  # the rule is none: then numbers are parsed in C, three times as fast
+    hooks: dict[str, Any] = {"parse_int": _whole, "parse_float": _finite, "parse_constant": _finite} if odd else {}
+    content = json.loads(data.decode(), object_pairs_hook=_once, **hooks)
     if _SURROGATE.search(data):
         json.dumps(content, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError, for half of a pair
     return content
+
+
+def _without_texts(data: bytes) -> bytes:
+    """Take the strings out of a JSON document."""
+    return b"".join((_ESCAPE.sub(b"", data) if b"\\" in data else data).split(b'"')[::2])
 
 
 def _depth(bare: bytes) -> int:
@@ -127,7 +129,7 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    if len(line) >= MAX_LINE or _depth(_TEXT.sub(b"", line)) > MAX_DEPTH:
+    if len(line) >= MAX_LINE or _depth(_without_texts(line)) > MAX_DEPTH:
         return None
     try:
         row = json.loads(line.decode(), parse_int=_number)

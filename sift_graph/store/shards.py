@@ -219,17 +219,35 @@ def stitch(masks: Path, step: int, entry: Mapping[str, Any], *, weights: bool) -
     if len(parts) == 1 and parts[0].part is None:
         return parts[0]
     shape = tuple(entry["shape"])
-    valued = all(part.values is not None for part in parts)
+    rows = all(part.shape[1:] == shape[1:] for part in parts)
+    bits, values = _join_rows(parts) if rows else _join_blocks(parts, shape)
+    return LayerMask(entry["name"], shape, bits, values, entry["groups"], entry["layout"], entry["source"])
+
+
+def _join_rows(parts: Sequence[LayerMask]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Put blocks of whole rows one after the other, as they are packed: bits, and weights where all have them."""
+    bits = np.zeros((sum(part.size for part in parts) + 7) // 8 + 1, dtype=np.uint8)
+    at = 0
+    for part in parts:
+        byte, shift = divmod(at, 8)
+        count = len(part.bits)
+        bits[byte : byte + count] |= part.bits << shift
+        if shift:
+            bits[byte + 1 : byte + 1 + count] |= part.bits >> (8 - shift)
+        at += part.size
+    found = [part.values for part in parts if part.values is not None]
+    return bits[:-1], np.concatenate(found) if len(found) == len(parts) else None
+
+
+def _join_blocks(parts: Sequence[LayerMask], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Put blocks where they lie, unpacked."""
     dense = np.zeros(shape, dtype=np.bool_)
-    values = np.zeros(shape, dtype=np.float32) if valued and len(parts) > 1 else None
+    weights = np.zeros(shape, dtype=np.float32) if all(part.values is not None for part in parts) else None
     for part in parts:
         assert part.part is not None
         block = tuple(slice(o, o + n) for o, n in zip(part.part.offset, part.shape, strict=True))
         dense[block] = part.mask
-        if values is not None and part.weight is not None:
-            values[block] = part.weight
+        if weights is not None:
+            weights[block] = part.weight
     bits = np.packbits(dense, axis=None, bitorder="little")
-    kept = parts[0].values if values is None and valued else None
-    if values is not None:
-        kept = values.reshape(-1).compress(dense.reshape(-1))
-    return LayerMask(entry["name"], shape, bits, kept, entry["groups"], entry["layout"], entry["source"])
+    return bits, None if weights is None else weights.reshape(-1).compress(dense.reshape(-1))
