@@ -234,7 +234,7 @@ def join(
     if writer is not None:
         newest = newest_whole(RunReader(run_dir)) if resume else writer.newest
         facts = {"run_id": writer.run_id, "newest": newest}
-    facts = _announce(place, f"sift_graph {run_dir}", facts)
+    facts = _announce(place, f"sift_graph {run_dir.name}", facts)  # machines may mount it elsewhere
     if sharded:
         return ShardWriter(run_dir, facts["run_id"], place.rank, place.world, facts["newest"], writer)
     return writer if writer is not None else SilentWriter(facts["newest"])
