@@ -48,6 +48,7 @@ _HOME = {
 _MODULES = (
     "bounds",
     "correlate",
+    "doctor",
     "encodings",
     "errors",
     "graph",

@@ -1,4 +1,4 @@
-"""Open the files that masks come in: numpy archives, safetensors, PyTorch state dicts.
+"""Open the files that masks come in: numpy arrays and archives, safetensors, PyTorch state dicts.
 
 A file comes from a stranger: nothing in it is executed, and sizes are read from its headers and compared with the
 file before anything is allocated. Opening one finds which of its arrays are a layer's mask and weight; the arrays are
@@ -16,91 +16,26 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sift_graph.bitmasks import with_bitmasks
 from sift_graph.errors import MaskError
 from sift_graph.masks import as_array, layer_name
+from sift_graph.packed import View
+from sift_graph.pairing import Archive, pair_by_name, pair_by_suffix, with_views
 from sift_graph.pickles import check_tuples
 from sift_graph.store import MAX_ENTRIES
+from sift_graph.stored import is_sparse, stored_entries
 
-__all__ = ["OPENERS", "Archive", "open_checkpoint", "open_npz", "open_safetensors"]
+__all__ = ["OPENERS", "Archive", "open_checkpoint", "open_npy", "open_npz", "open_safetensors"]
 
 MAX_NPY_HEADER = 10_000  # bytes; numpy reads no longer one
 MAX_EXPANSION = 1032  # deflate cannot do better; also the most entries that a byte of a file may stand for
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file of arrays, and which of them are a layer's mask and weight.
-
-    Attributes
-    ----------
-    path : Path
-    shapes : mapping of str to tuple of int
-        Shape of each array, by its key in the file.
-    load : callable
-        Loads the array of a key.
-    pairs : mapping of str to (str or None, str or None)
-        Keys of the mask and of the weight, by layer.
-    groups : mapping of str to str
-        Keys of the numbers of groups, by layer.
-    skipped : tuple of (str, str)
-        Keys that are none of these, each with the reason.
-    """
-
-    path: Path
-    shapes: Mapping[str, tuple[int, ...]]
-    load: Callable[[str], np.ndarray]
-    pairs: Mapping[str, tuple[str | None, str | None]]
-    groups: Mapping[str, str]
-    skipped: tuple[tuple[str, str], ...]
-
-
-def _by_name(path: Path, shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], np.ndarray]) -> Archive:
-    """Pair the arrays of a numpy archive: ``mask/<layer>``, ``weight/<layer>``, ``groups/<layer>``."""
-    kinds: dict[str, dict[str, str]] = {"mask": {}, "weight": {}, "groups": {}, "bare": {}}
-    skipped = []
-    for key, shape in shapes.items():
-        kind, slash, name = key.partition("/")
-        if not slash or kind not in kinds:
-            kind, name = "bare", key  # an array without a prefix counts only if masks are derived
-            if len(shape) < 2:
-                skipped.append((key, "is not named mask/<layer>, weight/<layer> or groups/<layer>"))
-                continue
-        layer = layer_name(name)
-        if layer in kinds[kind]:
-            raise MaskError(
-                f"{path}: {kinds[kind][layer]!r} and {key!r} are the {kind} of one layer, {layer!r}; remove one"
-            )
-        kinds[kind][layer] = key
-    weights = {**kinds["bare"], **kinds["weight"]}
-    names = dict.fromkeys([*kinds["mask"], *weights])
-    pairs = {name: (kinds["mask"].get(name), weights.get(name)) for name in names}
-    return Archive(path, shapes, load, pairs, kinds["groups"], tuple(skipped))
-
-
-def _by_suffix(path: Path, shapes: Mapping[str, tuple[int, ...]], load: Callable[[str], np.ndarray]) -> Archive:
-    """Pair the tensors of a state dict: ``<name>_mask`` with ``<name>_orig`` or ``<name>``."""
-    pairs: dict[str, tuple[str | None, str | None]] = {}
-    skipped = []
-    masked = {key.removesuffix("_mask"): key for key in shapes if key.endswith("_mask")}
-    for key, shape in shapes.items():
-        if masked.get(key.removesuffix("_mask")) == key:
-            base = key.removesuffix("_mask")
-            weight = next((name for name in (f"{base}_orig", base) if name in shapes), None)
-            if weight is None and base.rpartition(".")[2] != "weight":
-                skipped.append((key, "belongs to no weight of the file"))
-            elif weight is not None and len(shapes[weight]) < 2:
-                skipped.append((key, "is the mask of a bias or norm, which has one axis"))
-            else:
-                pairs[layer_name(base)] = (key, weight)
-        elif len(shape) >= 2 and key not in masked and key.removesuffix("_orig") not in masked:
-            pairs.setdefault(layer_name(key), (None, key))
-    return Archive(path, shapes, load, pairs, {}, tuple(skipped))
 
 
 def _check_size(path: Path, key: str, shape: tuple[int, ...], available: int) -> None:
@@ -118,10 +53,14 @@ def open_npz(path: Path) -> Archive:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
-            shapes = {}
+            shapes, dtypes, skipped = {}, {}, []
             for key, info in members.items():
                 with archive.open(info) as file:
-                    shapes[key] = _read_npy_shape(path, key, file, info.file_size)
+                    shape, dtype = _read_npy_head(path, key, file, info.file_size)
+                if dtype.hasobject:
+                    skipped.append((key, "is a Python object (None, a dense layer in jaxpruner?), never unpickled"))
+                else:
+                    shapes[key], dtypes[key] = shape, dtype
     except MaskError:
         raise
     except _UNREADABLE as error:
@@ -134,7 +73,7 @@ def open_npz(path: Path) -> Archive:
         except _UNREADABLE as error:
             raise MaskError(f"{path}: {key!r} cannot be read ({error}); the file was altered") from error
 
-    return _by_name(path, shapes, load)
+    return pair_by_name(path, shapes, load, dtypes=dtypes, skipped=skipped)
 
 
 _UNREADABLE = (  # what zipfile, zlib and numpy raise at what they cannot read
@@ -164,19 +103,42 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return members
 
 
-def _read_npy_shape(path: Path, key: str, file: Any, available: int) -> tuple[int, ...]:
+def open_npy(path: Path) -> Archive:
+    """Open one numpy array: the mask of the layer that the file is named for, without the number of a step."""
+    layer = re.sub(r"[._-]step[._-]?\d+$", "", path.stem)
+    try:
+        with path.open("rb") as file:
+            shape, dtype = _read_npy_head(path, path.name, file, path.stat().st_size)
+    except MaskError:
+        raise
+    except _UNREADABLE as error:
+        raise MaskError(f"{path}: truncated, or not a numpy array ({error}); save it again with np.save") from error
+    if dtype.hasobject:
+        raise MaskError(f"{path}: holds a Python object, which is never unpickled; save each mask by np.savez")
+
+    def load(key: str) -> np.ndarray:
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except _UNREADABLE as error:
+            raise MaskError(f"{path}: truncated, or altered ({error}); save it again with np.save") from error
+
+    return pair_by_name(path, {layer: shape}, load, dtypes={layer: dtype})
+
+
+def _read_npy_head(path: Path, key: str, file: Any, available: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Read shape and dtype of an array; of objects only a single one is let through, to be left out."""
     head = io.BytesIO(file.read(12 + MAX_NPY_HEADER))  # a header may claim 4 GiB: no more than this is looked at
     version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(head)
-    if dtype.hasobject:
+    if dtype.hasobject and shape != ():
         raise MaskError(
             f"{path}: {key!r} holds Python objects, which are never unpickled; save a plain array of bools or numbers"
         )
     _check_size(path, key, shape, available)
-    if math.prod(shape) * dtype.itemsize > available:
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > available:
         raise MaskError(f"{path}: {key!r} claims shape {shape}, which {available} bytes cannot hold; it was altered")
-    return tuple(int(n) for n in shape)
+    return tuple(int(n) for n in shape), dtype
 
 
 def open_safetensors(path: Path) -> Archive:
@@ -199,7 +161,7 @@ def open_safetensors(path: Path) -> Archive:
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise MaskError(f"{path}: {key!r} cannot be read ({error}); save it as float32") from error
 
-    return _by_suffix(path, shapes, load)
+    return with_bitmasks(pair_by_suffix(path, shapes, load))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -249,6 +211,7 @@ def open_checkpoint(path: Path) -> Archive:
             "was run. Save the state dict alone: torch.save(model.state_dict(), file)"
         ) from error
     tensors = dict(_tensors_in(content))
+    tensors = {**_optimizer_masks(content, tensors), **tensors}
     try:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     except RuntimeError as error:  # a nested tensor has no shape
@@ -262,7 +225,45 @@ def open_checkpoint(path: Path) -> Archive:
         except (TypeError, RuntimeError, NotImplementedError) as error:  # quantised, on the meta device, ...
             raise MaskError(f"{path}: {key!r} cannot be read ({error}); save it as a plain tensor") from error
 
-    return _by_suffix(path, shapes, load)
+    return _with_stored_entries(with_bitmasks(pair_by_suffix(path, shapes, load)), tensors)
+
+
+def _optimizer_masks(content: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Masks in the state of a sparse optimizer that knows names (cbsparse), each under ``<parameter>_mask``."""
+    spelled = {layer_name(key): key for key in tensors}  # the optimizer may know the model by another prefix
+    found = {}
+    for state, group in _groups_in(content):
+        names, indices = group.get("names", group.get("param_names")), group.get("params")
+        if not isinstance(names, list | tuple) or not isinstance(indices, list) or len(names) != len(indices):
+            continue  # whose masks they are cannot be told
+        for name, index in zip(names, indices, strict=True):
+            kept = state.get(index) if isinstance(index, int | str) else None
+            mask = kept.get("mask") if isinstance(kept, Mapping) else None
+            if isinstance(name, str) and hasattr(mask, "detach"):
+                found[f"{spelled.get(layer_name(name), name)}_mask"] = mask
+    return found
+
+
+def _groups_in(content: Any) -> Iterator[tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
+    """State and each parameter group of the optimizers that a checkpoint holds."""
+    for saved in content.values() if isinstance(content, Mapping) else ():
+        if isinstance(saved, Mapping) and isinstance(saved.get("state"), Mapping):
+            groups = saved.get("param_groups")
+            for group in groups if isinstance(groups, list) else ():
+                if isinstance(group, Mapping):
+                    yield saved["state"], group
+
+
+def _with_stored_entries(archive: Archive, tensors: Mapping[str, Any]) -> Archive:
+    """Give each sparse tensor without a mask the entries that it stores."""
+    pairs = dict(archive.pairs)
+    views: dict[str, View] = {}
+    for layer, (mask, weight) in archive.pairs.items():
+        if mask is None and weight is not None and is_sparse(tensors[weight]):
+            key = f"stored entries of {weight}"
+            views[key] = (archive.shapes[weight], partial(stored_entries, tensors[weight]))
+            pairs[layer] = (key, weight)
+    return with_views(replace(archive, pairs=pairs), views)
 
 
 def _tensors_in(content: Any) -> Iterator[tuple[str, Any]]:
@@ -283,4 +284,5 @@ OPENERS: dict[str, Callable[[Path], Archive]] = {
     ".safetensors": open_safetensors,
     ".pt": open_checkpoint,
     ".pth": open_checkpoint,
+    ".npy": open_npy,
 }

@@ -22,10 +22,12 @@ from numba.extending import intrinsic
 
 __all__ = [
     "count_columns",
+    "count_rows",
     "gram_times_single",
     "keep_bits",
     "list_bits",
     "list_row",
+    "narrow_absolute",
     "order_by_column",
     "pack_nonzero",
     "pack_rows",
@@ -451,6 +453,18 @@ def pack_nonzero(matrix: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True)
+def count_rows(bits: np.ndarray) -> np.ndarray:
+    """Count the set bits of each row, int64."""
+    counts = np.empty(bits.shape[0], np.int64)
+    for r in range(bits.shape[0]):
+        total = np.uint64(0)
+        for k in range(bits.shape[1]):
+            total += popcount(bits[r, k])
+        counts[r] = np.int64(total)
+    return counts
+
+
+@numba.njit(cache=True)
 def keep_bits(bits: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Return the matrix with only those set bits whose entry of `keep`, row after row, is true."""
     out = np.zeros_like(bits)
@@ -485,6 +499,20 @@ def order_by_column(index: np.ndarray, place: np.ndarray, values: np.ndarray, ou
     on. The values are read as many streams as there are rows, and written as one.
     """
     for e in range(index.size):
-        r = np.int64(index[e])
-        out[e] = values[place[r]]
-        place[r] += 1
+        r = np.uint64(index[e])  # unsigned: no look for negative places
+        at = np.uint64(place[r])
+        out[e] = values[at]
+        place[r] = at + np.uint64(1)
+
+
+@numba.njit(cache=True)
+def narrow_absolute(values: np.ndarray, out: np.ndarray) -> tuple[bool, bool]:
+    """Write absolute values in float32; return whether all are finite, and whether float32 holds each exactly."""
+    infinite = inexact = 0
+    for i in range(values.size):
+        value = abs(values[i])
+        single = np.float32(value)
+        out[i] = single
+        infinite += not value < np.inf
+        inexact += np.float64(single) != value
+    return infinite == 0, inexact == 0

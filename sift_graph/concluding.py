@@ -9,7 +9,10 @@ import pandas as pd
 from sift_graph.errors import UsageError
 from sift_graph.strata import CONTROL, PARTIAL, POOLED, WITHIN, WITHIN_CELL
 
-__all__ = ["MIN_RUNS", "conclude", "conclusions", "excludes_zero"]
+__all__ = ["GAIN", "MIN_RUNS", "conclude", "conclusions", "excludes_zero", "predicted_sentence"]
+
+GAIN = "gain"
+"""The model of the rows that hold what the metrics order better than density and sparsity do."""
 
 MIN_RUNS = 4  # with both values, for a correlation
 
@@ -147,3 +150,34 @@ def _why_not(row: pd.Series | None) -> str:
     }
     word = str(row["note"]).split("; ")[0]
     return reasons.get(word, "it is undefined")
+
+
+def predicted_sentence(table: pd.DataFrame) -> str:
+    """Say what a table of :func:`sift_graph.prediction.held_out` allows to conclude.
+
+    Parameters
+    ----------
+    table : DataFrame
+
+    Returns
+    -------
+    str
+    """
+    left_out = str(table["left_out"].iloc[0]) if len(table) else "group"
+    whole = table[(table["group"] == "all") & (table["model"] != GAIN)].set_index("model")["tau"]
+    if "metrics" not in whole or not math.isfinite(whole["metrics"]):
+        word = table.loc[table["model"] == "metrics", "note"].iloc[0] if len(table) else "no_features"
+        return f"Nothing can be said about a {left_out} that was not seen ({word})."
+    density = max((v for k, v in whole.items() if k != "metrics" and math.isfinite(v)), default=math.nan)
+    found = f"Of a {left_out} left out, all metrics order the runs with a mean Kendall tau of {whole['metrics']:+.2f}"
+    if not math.isfinite(density):
+        return f"{found}; density is the same in all of these runs and orders nothing."
+    gain = table[(table["group"] == "all") & (table["model"] == GAIN)].iloc[0]
+    if max(whole["metrics"], density) < 0.1:
+        verdict = "neither orders them"
+    else:
+        verdict = f"{'more' if gain['lo'] > 0 else 'less' if gain['hi'] < 0 else 'no more'} than density tells"
+    between = (
+        f" (difference {gain['tau']:+.2f} [{gain['lo']:+.2f}, {gain['hi']:+.2f}])" if gain["lo"] == gain["lo"] else ""
+    )
+    return f"{found}, density and sparsity with {density:+.2f}{between}: {verdict}."

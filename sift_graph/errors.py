@@ -22,6 +22,7 @@ from collections.abc import Iterable
 __all__ = [
     "DamagedStoreError",
     "MaskError",
+    "MaskWarning",
     "NullModelError",
     "RunDirectoryError",
     "SiftGraphError",
@@ -48,6 +49,10 @@ class MaskError(SiftGraphError, ValueError):
     """A mask or weight that cannot be read as one layer's mask or weight."""
 
     exit_code = 2
+
+
+class MaskWarning(UserWarning):
+    """Something about the masks of a model that the user should know, and that stops nothing."""
 
 
 class NullModelError(SiftGraphError, ValueError):

@@ -168,7 +168,11 @@ class BipartiteGraph:
     @cached_property
     def right_degree(self) -> np.ndarray:
         """Edges at each right vertex, int64, shape (n_right,)."""
-        return np.asarray(np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64))
+        if self.bits.nbytes <= SMALL:
+            return np.asarray(np.bitwise_count(self.bits).sum(axis=1, dtype=np.int64))
+        from sift_graph.bits import count_rows
+
+        return count_rows(self.bits)
 
     @cached_property
     def left_degree(self) -> np.ndarray:

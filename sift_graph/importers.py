@@ -1,4 +1,4 @@
-"""Make a run directory of masks that other programs wrote: numpy archives, safetensors, PyTorch state dicts."""
+"""Make a run directory of masks that other programs wrote: numpy arrays, safetensors, PyTorch state dicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from sift_graph.archives import OPENERS, Archive
 from sift_graph.errors import MaskError, RunDirectoryError, UsageError, did_you_mean
-from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.masks import LayerMask, Layout, Snapshot
 from sift_graph.store import RunWriter, WeightPolicy, check_free
 
 __all__ = ["Contents", "ImportResult", "import_masks", "read_masks"]
@@ -68,6 +68,7 @@ def import_masks(
     from_zeros: bool = False,
     step: int = 0,
     groups: Mapping[str, int] | None = None,
+    layout: Layout | None = None,
     weights: WeightPolicy = "fp32",
     about: Mapping[str, Any] | None = None,
 ) -> ImportResult:
@@ -76,8 +77,10 @@ def import_masks(
     Parameters
     ----------
     path : path or sequence of paths
-        ``.npz`` with keys ``mask/<layer>`` and, where known, ``weight/<layer>`` and ``groups/<layer>``; or
-        ``.safetensors``, ``.pt`` or ``.pth`` state dicts with ``<name>_mask`` beside ``<name>`` or ``<name>_orig``.
+        ``.npz`` with keys ``mask/<layer>`` and, where known, ``weight/<layer>``, ``groups/<layer>``,
+        ``layout/<layer>`` and, of a mask that ``np.packbits`` packed, ``shape/<layer>``; ``.npy`` with the mask of the
+        layer that it is named for; or ``.safetensors``, ``.pt`` or ``.pth`` state dicts with ``<name>_mask`` beside
+        ``<name>`` or ``<name>_orig``, the names of other libraries, bitmasks of compressed-tensors, or sparse tensors.
         Several files become several steps: the last number in each name if each has one and they differ, else 0, 1, 2
         and so on.
     run_dir : path
@@ -88,6 +91,9 @@ def import_masks(
         The step of a single file.
     groups : mapping of str to int, optional
         Groups of grouped convolutions by layer: a state dict does not tell them.
+    layout : {"oi", "io"}, optional
+        Layout of the layers for which the file does not tell: ``"io"`` is ``(*kernel, in, out)``, as JAX and Keras
+        keep kernels. By default that of arrays called ``kernel`` is ``"io"``, and of all others ``"oi"``.
     weights : {"none", "fp16", "fp32"}
         How weights are stored.
     about : mapping, optional
@@ -105,11 +111,13 @@ def import_masks(
     RunDirectoryError
         If `run_dir` holds something already, or cannot be written to.
     UsageError
-        If no file is named, or `groups` names a layer that is not there.
+        If no file is named, `groups` names a layer that is not there, or `layout` is not one.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     if not paths:
         raise UsageError("expected one or more files to import, found none")
+    if layout not in (None, "oi", "io"):
+        raise UsageError(f"layout: expected 'oi' (out, in, *kernel) or 'io' (*kernel, in, out), found {layout!r}")
     target = Path(run_dir)
     check_free(target)
     steps = [step] if len(paths) == 1 else _steps_of(paths)
@@ -127,7 +135,7 @@ def import_masks(
         described = {"imported_from": [one.name for one in paths], **(about or {})}
         writer = RunWriter(workshop / "run", about=described)
         for number, one in sorted(zip(steps, paths, strict=True)):
-            contents = read_masks(one, from_zeros=from_zeros, groups=groups)
+            contents = read_masks(one, from_zeros=from_zeros, groups=groups, layout=layout)
             writer.write_snapshot(Snapshot(number, contents.layers), weights=weights)
             layers.update(dict.fromkeys(contents.layers))
             skipped += [f"{one.name}: {what}" for what in contents.skipped]
@@ -170,7 +178,11 @@ def _check_file(path: Path) -> None:
 
 
 def read_masks(
-    path: str | os.PathLike[str], *, from_zeros: bool = False, groups: Mapping[str, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    from_zeros: bool = False,
+    groups: Mapping[str, int] | None = None,
+    layout: Layout | None = None,
 ) -> Contents:
     """Read the masks of one file; as :func:`import_masks`.
 
@@ -179,6 +191,7 @@ def read_masks(
     path : path
     from_zeros : bool
     groups : mapping of str to int, optional
+    layout : {"oi", "io"}, optional
 
     Returns
     -------
@@ -207,7 +220,8 @@ def read_masks(
             bits = archive.load(mask) if mask is not None else _nonzero(values)
             number = (groups or {}).get(layer, _groups_of(archive, layer))
             source = "file" if mask is not None else FROM_ZEROS
-            layers[layer] = LayerMask.from_dense(layer, bits, values, groups=number, source=source)
+            turned = archive.layouts.get(layer, layout or "oi")
+            layers[layer] = LayerMask.from_dense(layer, bits, values, groups=number, layout=turned, source=source)
     except MaskError as error:
         raise error if str(path) in str(error) else MaskError(f"{path}: {error}") from error
     if not layers:
@@ -239,7 +253,8 @@ def _check_pair(archive: Archive, layer: str, mask: str | None, weight: str | No
         if len(shape) < 2:
             raise MaskError(
                 f"{archive.path}: layer {layer!r}: {key!r} has shape {shape}, expected 2 or more axes; "
-                "save it in the weight's own shape, (out, in) or (out, in, *kernel)"
+                "save it in the weight's own shape, (out, in) or (out, in, *kernel), or with shape/<layer> beside a "
+                "mask that np.packbits packed"
             )
     if mask is not None and weight is not None and archive.shapes[mask] != archive.shapes[weight]:
         raise MaskError(
@@ -252,7 +267,12 @@ def _nothing_found(archive: Archive, from_zeros: bool) -> str:
     path = archive.path
     keys = ", ".join(repr(key) for key in list(archive.shapes)[:5])
     found = f"{len(archive.shapes)} arrays ({keys}{', ...' if len(archive.shapes) > 5 else ''})"
-    expected = "keys 'mask/<layer>'" if path.suffix == ".npz" else "buffers '<name>_mask' beside '<name>'"
+    expected = {".npz": "keys 'mask/<layer>'", ".npy": "an array of bool or uint8"}.get(
+        path.suffix.lower(), "buffers '<name>_mask' beside '<name>'"
+    )
+    objects = [repr(key) for key, reason in archive.skipped if "Python object" in reason]
+    if objects:
+        expected += f"; {', '.join(objects[:5])} hold Python objects: save each mask of a tree under a key of its own"
     if from_zeros:
         return f"{path}: found no mask and no weight of 2 or more axes among {found}; expected {expected}"
     mend = "; --from-zeros (from_zeros=True) derives masks from weight != 0" if archive.pairs else ""

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from sift_graph.errors import DamagedStoreError, NullModelError, SiftGraphError
+from sift_graph.encodings import Request as Encoding
+from sift_graph.errors import DamagedStoreError, NullModelError, SiftGraphError, UsageError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import match_layers
 from sift_graph.metrics import measure_layer
@@ -25,9 +26,18 @@ from sift_graph.nulls import Request, Samples, Score, draw_samples, judge
 from sift_graph.parallel import one_thread, unordered
 from sift_graph.spectrum import estimate_seconds
 from sift_graph.store import RunReader, parse_json, read_rows
-from sift_graph.work import INLINE_SECONDS, Failure, mask_key, sides
+from sift_graph.work import INLINE_SECONDS, Failure, load_target, mask_key, row_entries, sides
 
-__all__ = ["NULL_COLUMNS", "NullPlan", "NullUnit", "kept_rows", "null_frame", "run_null_units"]
+__all__ = [
+    "NULL_COLUMNS",
+    "NULL_ENCODINGS",
+    "NullPlan",
+    "NullUnit",
+    "check_null_encoding",
+    "kept_rows",
+    "null_frame",
+    "run_null_units",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +57,9 @@ NULL_COLUMNS = (
     "note",
 )
 """Columns of the frame of comparisons, in order."""
+
+NULL_ENCODINGS = ("kernel", "channel", "qkv", "heads", "parallel_or")
+"""Encodings whose edges can be drawn anew: each edge is there or not, by itself."""
 
 CHUNK = 25  # samples a unit: the hub of a chain is found anew for each
 REVISION = 1  # of the samples: raise it when the same seed gives others
@@ -86,7 +99,7 @@ def draw_unit(unit: NullUnit) -> tuple[NullUnit, Drawn]:
     request = unit.request
     try:
         with one_thread():
-            mask = RunReader(unit.run_dir).load_entry(unit.step, unit.entry, weights=request.needs_weights)
+            mask = load_target(RunReader(unit.run_dir), unit.step, unit.entry, weights=request.needs_weights).mask
             observed = None
             if unit.first == 0:
                 values = measure_layer(BipartiteGraph.from_mask(mask), request.metrics)
@@ -106,8 +119,11 @@ def draw_unit(unit: NullUnit) -> tuple[NullUnit, Drawn]:
 class NullPlan:
     """One run's comparisons: what is kept, what is missing, and the rows as they come in."""
 
-    def __init__(self, index: int, reader: RunReader, name: str, request: Request, *, force: bool) -> None:
-        self.index, self.reader, self.name, self.request = index, reader, name, request
+    def __init__(
+        self, index: int, reader: RunReader, name: str, request: Request, encoding: Encoding, *, force: bool
+    ) -> None:
+        self.index, self.reader, self.name = index, reader, name
+        self.request, self.encoding = request, encoding
         self.failures: list[Failure] = []
         self.warnings: list[str] = []
         self.computed = 0
@@ -122,14 +138,7 @@ class NullPlan:
         """List what is still to be drawn, each mask once."""
         request = self.request
         for step in steps:
-            try:
-                entries = self.reader.snapshot_header(step)["layers"]
-            except DamagedStoreError:
-                continue  # the table of layers says so
-            names = set(match_layers([entry["name"] for entry in entries], layers))
-            for entry in entries:
-                if entry["name"] not in names:
-                    continue
+            for entry in row_entries_at(self.reader, step, layers, self.encoding):
                 key = self._key(entry)
                 self._wanted.append((step, entry, key))
                 if key in self._kept or key in self._missing:
@@ -143,7 +152,7 @@ class NullPlan:
     def _key(self, entry: Mapping[str, Any]) -> str:
         """Name everything that a comparison depends on."""
         weight = entry.get("weight_xxh3") if self.request.needs_weights else None
-        return json.dumps([REVISION, mask_key(entry), weight, asdict(self.request)])
+        return json.dumps([REVISION, mask_key(entry), weight, asdict(self.request), *encoding_key(self.encoding)])
 
     def take(self, unit: NullUnit, drawn: Drawn) -> None:
         """Take what a worker found, and keep a comparison whose last part it is."""
@@ -191,6 +200,38 @@ class NullPlan:
                 yield _row(self.name, step, layer, self.request.null, metric, one)
 
 
+def check_null_encoding(name: str) -> None:
+    """Refuse an encoding whose edges cannot be drawn anew.
+
+    Raises
+    ------
+    UsageError
+        For an encoding that is not in :data:`NULL_ENCODINGS`.
+    """
+    if name in NULL_ENCODINGS:
+        return
+    why = "lays one mask out over many positions" if name.startswith("unrolled") else "counts paths or repeated edges"
+    raise UsageError(
+        f"null models are drawn for the encodings {', '.join(NULL_ENCODINGS)}; {name!r} {why}, which a random graph of "
+        "the same degrees does not keep: leave out one of the two"
+    )
+
+
+def encoding_key(encoding: Encoding) -> list[Any]:
+    """Tell what a comparison's key says of the encoding: nothing for masks as they are."""
+    return [] if encoding.name == "kernel" else [[encoding.name, encoding.heads]]
+
+
+def row_entries_at(reader: RunReader, step: int, layers: str | None, encoding: Encoding) -> Iterator[dict[str, Any]]:
+    """Give the entries of an encoding's rows at one step; none of a damaged snapshot: the table of layers names it."""
+    try:
+        entries = reader.snapshot_header(step)["layers"]
+    except DamagedStoreError:
+        return
+    names = set(match_layers([entry["name"] for entry in entries], layers))
+    yield from row_entries([entry for entry in entries if entry["name"] in names], encoding)[0]
+
+
 def kept_file(reader: RunReader) -> Path:
     """Where the comparisons of a run are kept."""
     return reader.run_dir / "analysis" / "nulls.jsonl"
@@ -209,7 +250,12 @@ def read_kept(path: Path) -> dict[str, dict[str, Score]]:
     return kept
 
 
-def kept_rows(reader: RunReader, name: str, layers: str | None = None) -> list[dict[str, Any]]:
+def kept_rows(
+    reader: RunReader,
+    name: str,
+    layers: str | None = None,
+    encoding: Encoding = Encoding(),  # noqa: B008  frozen
+) -> list[dict[str, Any]]:
     """Give what earlier calls found for the masks of a run as they are now.
 
     Parameters
@@ -219,6 +265,8 @@ def kept_rows(reader: RunReader, name: str, layers: str | None = None) -> list[d
         The run's name.
     layers : str, optional
         Glob of layer names.
+    encoding : Encoding
+        How the masks are read.
 
     Returns
     -------
@@ -228,19 +276,12 @@ def kept_rows(reader: RunReader, name: str, layers: str | None = None) -> list[d
     """
     by_mask: dict[tuple[str, str | None], list[tuple[str, dict[str, Score]]]] = {}
     for key, scores in read_kept(kept_file(reader)).items():
-        revision, mask, weight, null = _request_of(key)
-        if revision == REVISION:
+        revision, mask, weight, null, other = _request_of(key)
+        if revision == REVISION and other == encoding_key(encoding):
             by_mask.setdefault((mask, weight), []).append((null, scores))
     rows = []
     for step in reader.steps if by_mask else ():
-        try:
-            entries = reader.snapshot_header(step)["layers"]
-        except DamagedStoreError:
-            continue
-        names = set(match_layers([entry["name"] for entry in entries], layers))
-        for entry in entries:
-            if entry["name"] not in names:
-                continue
+        for entry in row_entries_at(reader, step, layers, encoding):
             best: dict[tuple[str, str], Score] = {}
             for weight in dict.fromkeys((None, entry.get("weight_xxh3"))):
                 for null, scores in by_mask.get((mask_key(entry), weight), ()):
@@ -268,12 +309,12 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(**known)
 
 
-def _request_of(key: str) -> tuple[int, str, str | None, str]:
-    """Revision, mask, weight and null model of a key; ValueError, KeyError or TypeError where it is none of ours."""
-    revision, mask, weight, request = parse_json(key)
+def _request_of(key: str) -> tuple[int, str, str | None, str, list[Any]]:
+    """Revision, mask, weight, null model and encoding of a key; an error where it is none of ours."""
+    revision, mask, weight, request, *other = parse_json(key)
     if not (isinstance(mask, str) and isinstance(weight, str | None) and isinstance(request["null"], str)):
         raise ValueError("a key is of texts")
-    return revision, mask, weight, request["null"]
+    return revision, mask, weight, request["null"], other
 
 
 def null_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from sift_graph.plot_frames import (
     target_column,
 )
 from sift_graph.plot_nulls import null_profile
+from sift_graph.plot_prediction import held_out_taus
 from sift_graph.plot_spectrum import spectral_density, spectrum_histogram
 from sift_graph.plot_style import (
     INK,
@@ -55,6 +56,7 @@ __all__ = [
     "accuracy_scatter",
     "correlation_forest",
     "gap_over_time",
+    "held_out_taus",
     "label",
     "layer_profile",
     "mask_dynamics",

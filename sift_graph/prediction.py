@@ -15,14 +15,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sift_graph.concluding import GAIN
+from sift_graph.concluding import predicted_sentence as sentence
 from sift_graph.correlate import target_column
 from sift_graph.errors import UsageError
 from sift_graph.metrics import METRICS, NETWORK_METRICS
 from sift_graph.strata import CONTROL, last_steps
 
-__all__ = ["COLUMNS", "held_out", "sentence"]
+__all__ = ["COLUMNS", "GAIN", "held_out", "sentence"]
 
-COLUMNS = ("left_out", "group", "model", "n_features", "n_train", "n", "tau", "p", "note")
+COLUMNS = ("left_out", "group", "model", "n_features", "n_train", "n", "tau", "lo", "hi", "p", "note")
 MIN_RUNS, MIN_TEST = 10, 4
 ALPHAS = np.logspace(-2, 4, 13)
 
@@ -34,6 +36,9 @@ def held_out(
     left_out: str = "family",
     metrics: Sequence[str] | None = None,
     include_dense: bool = False,
+    confidence: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Predict the runs of each family, or method, from all others.
 
@@ -49,13 +54,22 @@ def held_out(
         Columns to predict from; by default every metric of the catalogue that is there.
     include_dense : bool
         Keep dense runs.
+    confidence : float
+        Coverage of the intervals.
+    n_boot : int
+        Resamples of the runs of each group that was left out; the models are not fitted again.
+    seed : int
+        Seeds the resampling.
 
     Returns
     -------
     DataFrame
         A row for each group and model (``density``, ``density and sparsity``, ``metrics``), and one of all groups
-        together (group ``all``: the mean of their taus, weighted by pairs of runs). ``tau`` is NaN where it does not
-        exist, with a word in ``note``: ``one_group``, ``too_few_runs``, ``constant``, ``no_features``.
+        together (group ``all``: the mean of their taus, weighted by pairs of runs). The model ``gain`` is the tau of
+        the metrics less that of density and sparsity, which is 0 where those order nothing. ``tau`` is NaN where it
+        does not exist, with a word in ``note``: ``one_group``, ``too_few_runs``, ``constant``, ``no_features``.
+        ``lo`` and ``hi`` are percentiles of the bootstrap over runs: they speak of other runs of these groups, not of
+        other groups.
 
     Raises
     ------
@@ -80,41 +94,22 @@ def held_out(
         "density and sparsity": [*density, *(["sparsity"] if "sparsity" in runs else [])],
         "metrics": names,
     }
-    rows = [
-        _row(runs, left_out, group, model, features, len(groups))
-        for group in groups
-        for model, features in models.items()
-    ]
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    drawn: dict[str, list[np.ndarray]] = {}
+    for group in groups:
+        found = {model: _row(runs, left_out, group, model, features, len(groups)) for model, features in models.items()}
+        here = runs.loc[runs[left_out].astype(str) == group, "_target"].to_numpy(dtype=float)
+        taus = _resampled({model: predicted for model, (_, predicted) in found.items()}, here, n_boot, rng)
+        of_group = [row for row, _ in found.values()]
+        of_group.append(_gain(of_group))
+        for row in of_group:
+            row |= _interval(taus[row["model"]], confidence)
+            drawn.setdefault(row["model"], []).append(taus[row["model"]])
+        rows += of_group
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    together = [_together(table, left_out, model) for model in models]
+    together = [_together(table, left_out, model, drawn.get(model, []), confidence) for model in (*models, GAIN)]
     return pd.concat([table, pd.DataFrame(together, columns=list(COLUMNS))], ignore_index=True)
-
-
-def sentence(table: pd.DataFrame) -> str:
-    """Say what a table of :func:`held_out` allows to conclude.
-
-    Parameters
-    ----------
-    table : DataFrame
-
-    Returns
-    -------
-    str
-    """
-    left_out = str(table["left_out"].iloc[0]) if len(table) else "group"
-    whole = table[table["group"] == "all"].set_index("model")["tau"]
-    if "metrics" not in whole or not math.isfinite(whole["metrics"]):
-        word = table.loc[table["model"] == "metrics", "note"].iloc[0] if len(table) else "no_features"
-        return f"Nothing can be said about a {left_out} that was not seen ({word})."
-    density = max((v for k, v in whole.items() if k != "metrics" and math.isfinite(v)), default=math.nan)
-    found = f"Of a {left_out} left out, all metrics order the runs with a mean Kendall tau of {whole['metrics']:+.2f}"
-    if not math.isfinite(density):
-        return f"{found}; density is the same in all of these runs and orders nothing."
-    if max(whole["metrics"], density) < 0.1:
-        verdict = "neither orders them"
-    else:
-        verdict = f"{'more than' if whole['metrics'] > max(density, 0) + 0.05 else 'no more than'} density tells"
-    return f"{found}, density and sparsity with {density:+.2f}: {verdict}."
 
 
 def _numeric(column: pd.Series) -> bool:
@@ -123,8 +118,8 @@ def _numeric(column: pd.Series) -> bool:
 
 def _row(
     runs: pd.DataFrame, left_out: str, group: str, model: str, features: list[str], n_groups: int
-) -> dict[str, Any]:
-    """Fit on the others, and rank this group."""
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Fit on the others, and rank this group; with what was predicted, where that orders anything."""
     here = runs[left_out].astype(str) == group
     train, test = runs[~here], runs[here]
     row: dict[str, Any] = {"left_out": left_out, "group": group, "model": model, "n_features": len(features)}
@@ -143,7 +138,48 @@ def _row(
         else:
             found = stats.kendalltau(predicted, test["_target"])
             row |= {"tau": float(found.statistic), "p": float(found.pvalue), "n_features": len(usable)}
-    return row
+            return row, predicted
+    return row, None
+
+
+def _gain(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say what the metrics add, from the rows of the models."""
+    by_model = {row["model"]: row for row in rows}
+    metrics, rival = by_model["metrics"], by_model["density and sparsity"]["tau"]
+    tau = metrics["tau"] - (rival if math.isfinite(rival) else 0.0)
+    return metrics | {"model": GAIN, "tau": tau, "p": math.nan}
+
+
+def _resampled(
+    predicted: dict[str, np.ndarray | None], target: np.ndarray, n_boot: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Kendall's tau-b of each model, and the gain, over resamples of the runs, the same ones for all."""
+    n = target.size
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
+    taus = {model: _weighted_taus(one, target, counts) for model, one in predicted.items()}
+    rival = taus["density and sparsity"]
+    taus[GAIN] = taus["metrics"] - (0.0 if predicted["density and sparsity"] is None else rival)
+    return taus
+
+
+def _weighted_taus(predicted: np.ndarray | None, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Tau-b of each resample: the order of each pair of runs counts as often as both were drawn."""
+    if predicted is None:
+        return np.full(len(counts), math.nan)
+    one, other = (np.sign(np.subtract.outer(values, values)) for values in (predicted, target))
+    total, first, second = (((counts @ part) * counts).sum(axis=1) for part in (one * other, one**2, other**2))
+    scale = np.sqrt(first * second)
+    taus: np.ndarray = np.divide(total, scale, out=np.full(len(counts), math.nan), where=scale > 0)
+    return taus
+
+
+def _interval(taus: np.ndarray, confidence: float) -> dict[str, float]:
+    """Percentiles of the resampled taus; none where there is no tau."""
+    known = taus[np.isfinite(taus)]
+    if not known.size:
+        return {"lo": math.nan, "hi": math.nan}
+    lo, hi = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return {"lo": float(lo), "hi": float(hi)}
 
 
 def _fit(train: pd.DataFrame, target: pd.Series, test: pd.DataFrame) -> np.ndarray:
@@ -166,7 +202,9 @@ def _squashed(frame: pd.DataFrame) -> np.ndarray:
     return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
 
 
-def _together(table: pd.DataFrame, left_out: str, model: str) -> dict[str, Any]:
+def _together(
+    table: pd.DataFrame, left_out: str, model: str, drawn: list[np.ndarray], confidence: float
+) -> dict[str, Any]:
     """Average over groups, weighted by their pairs of runs."""
     rows = table[(table["model"] == model) & table["tau"].notna()]
     pairs = rows["n"] * (rows["n"] - 1) / 2
@@ -174,5 +212,18 @@ def _together(table: pd.DataFrame, left_out: str, model: str) -> dict[str, Any]:
     every = table[table["model"] == model]
     note = "" if len(rows) else str(every["note"].iloc[0]) if len(every) else "no_values"
     most = int(every["n_features"].max()) if len(every) else 0
-    return {"left_out": left_out, "group": "all", "model": model, "n_features": most, "n_train": int(every["n"].sum()),
-            "n": int(rows["n"].sum()), "tau": tau, "p": math.nan, "note": note}  # fmt: skip
+    taus = np.zeros(len(drawn[0])) if len(rows) else np.empty(0)
+    for place, weight in zip(np.flatnonzero(every["tau"].notna()), pairs / pairs.sum(), strict=True):
+        taus = taus + weight * drawn[place]
+    return {
+        "left_out": left_out,
+        "group": "all",
+        "model": model,
+        "n_features": most,
+        "n_train": int(every["n"].sum()),
+        "n": int(rows["n"].sum()),
+        "tau": tau,
+        **_interval(taus, confidence),
+        "p": math.nan,
+        "note": note,
+    }

@@ -23,13 +23,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from sift_graph._version import __version__
-from sift_graph.correlate import conclusions
+from sift_graph.concluding import conclusions, predicted_sentence
 from sift_graph.errors import UsageError
 from sift_graph.metrics import DYNAMICS, METRICS
 from sift_graph.plot_frames import sparse_runs
 from sift_graph.plots import save_svg
 from sift_graph.report_cards import cards, facts
-from sift_graph.report_figures import drawings, inline_svg
+from sift_graph.report_figures import drawings, held_out_drawing, inline_svg
 from sift_graph.report_nulls import null_findings
 from sift_graph.report_table import clean, layer_table
 from sift_graph.store import write_atomically
@@ -57,6 +57,7 @@ def write_report(
     target: str | None = None,
     max_bytes: int = MAX_BYTES,
     nulls: pd.DataFrame | None = None,
+    held_out: Sequence[pd.DataFrame] = (),
 ) -> Path:
     """Write one self-contained page on what was measured.
 
@@ -87,6 +88,8 @@ def write_report(
     nulls : DataFrame, optional
         Comparisons with random masks, as `sift_graph.table` makes them: they take the place of the formula for a
         large random mask.
+    held_out : sequence of DataFrame
+        As :func:`sift_graph.prediction.held_out` returns them, a table for each column that was left out.
 
     Returns
     -------
@@ -116,6 +119,7 @@ def write_report(
         "conclusions": []
         if correlations is None
         else [_typeset(s).partition(": ") for s in conclusions(correlations).values()],
+        "held_out": [_typeset(predicted_sentence(table)) for table in held_out],
         "null_findings": [] if nulls is None else null_findings(nulls, layers),
         "n_runs": layers["run"].nunique(),
         "dense_left_out": len(sparse_runs(layers)) < len(layers),
@@ -136,6 +140,11 @@ def write_report(
     figures = [
         (drawing.section, clean(drawing.heading), inline_svg(drawing))
         for drawing in drawings(layers, network, correlations=correlations, target=target, nulls=nulls)
+    ]
+    figures += [
+        ("unseen", f"each {table['left_out'].iloc[0]} left out", inline_svg(drawing))
+        for table in held_out
+        if (drawing := held_out_drawing(table)) is not None
     ]
     template = _template()
     kept = list(figures)

@@ -15,7 +15,7 @@ from sift_graph import plots
 from sift_graph.plot_frames import levels, per_step, sparse_runs
 from sift_graph.plot_style import INK, MUTED, PALETTE, RULE
 
-__all__ = ["Drawing", "drawings", "inline_svg"]
+__all__ = ["Drawing", "drawings", "held_out_drawing", "inline_svg"]
 
 MAX_PANELS = 12
 SCATTER_METRICS = (
@@ -95,6 +95,14 @@ def drawings(
                 found.append(Drawing(f"scatter_{metric}", section, "", ax))
     found += _panels(steps, "dynamics", "itop_rate", lambda rows, _: plots.mask_dynamics(rows))
     return found
+
+
+def held_out_drawing(table: pd.DataFrame) -> Drawing | None:
+    """Draw held-out taus; None where there is none."""
+    if not table["tau"].notna().any():
+        return None
+    name = f"held_out_{table['left_out'].iloc[0]}"
+    return Drawing(name, "unseen", "", plots.held_out_taus(table))
 
 
 def _panels(frame: pd.DataFrame, section: str, metric: str, draw: Callable[[pd.DataFrame, str], Axes]) -> list[Drawing]:

@@ -129,7 +129,8 @@ class Run:
         layers, steps, metrics, jobs, scheduler, force, encoding, heads, input_size, progress
             As :func:`sift_graph.table.analyze_runs`.
         **null_options
-            null, n_null, null_metrics, null_steps, null_seed, null_pattern, as there: the comparison with random masks.
+            null, n_null, null_metrics, null_steps, null_seed, null_rounds, null_pattern, as there: the comparison with
+            random masks.
 
         Returns
         -------
@@ -166,7 +167,7 @@ class Run:
         steps : str or iterable of int
             Which snapshots.
         **options
-            layers, metrics (what is compared), seed, pattern, jobs, scheduler, force, progress.
+            layers, encoding, metrics (what is compared), seed, pattern, rounds, jobs, scheduler, force, progress.
 
         Returns
         -------
@@ -176,7 +177,9 @@ class Run:
         """
         from sift_graph.nulls import select_compared
 
-        renamed = {f"null_{name}": options.pop(name) for name in ("metrics", "seed", "pattern") if name in options}
+        renamed = {
+            f"null_{name}": options.pop(name) for name in ("metrics", "seed", "pattern", "rounds") if name in options
+        }
         options |= {"metrics": "edges", "steps": steps, "null": null, "n_null": samples, "null_steps": "all"}
         analysis = _analyze(self.path, **options, **renamed)
         rows = analysis.nulls

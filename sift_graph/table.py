@@ -21,9 +21,16 @@ from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, NETWORK_METRICS, find_metric, select
 from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angular_distance, distance
 from sift_graph.network_table import measure_all_networks, pairs_frame, with_networks
-from sift_graph.null_table import NullPlan, NullUnit, kept_rows, null_frame, run_null_units
+from sift_graph.null_table import (
+    NullPlan,
+    NullUnit,
+    check_null_encoding,
+    kept_rows,
+    null_frame,
+    run_null_units,
+)
+from sift_graph.nulls import ROUNDS, read_pattern, select_compared
 from sift_graph.nulls import Request as NullRequest
-from sift_graph.nulls import read_pattern, select_compared
 from sift_graph.store import RunReader, find_runs, write_atomically
 from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, select_steps, settings_hash
 
@@ -94,6 +101,7 @@ def analyze_runs(
     null_metrics: str | Iterable[str] | None = None,
     null_steps: str | Iterable[int] | None = "last",
     null_seed: int = 0,
+    null_rounds: int = ROUNDS,
     null_pattern: str | None = None,
 ) -> Analysis:
     """Measure the recorded masks of a run, or of every run below a directory.
@@ -136,6 +144,8 @@ def analyze_runs(
     null_steps : str or iterable of int
         Which of these snapshots are compared, as `steps`; the last by default.
     null_seed : int
+    null_rounds : int
+        Of trades on each side, for ``degree``: more where a comparison is noted ``not_mixed``.
     null_pattern : str, optional
         ``"2:4"``, for ``nm``; found in each mask by default.
 
@@ -162,12 +172,10 @@ def analyze_runs(
         raise UsageError(f"expected means over 'sparse' or 'all' layers, found {average!r}")
     told = None if null_pattern is None else read_pattern(null_pattern)
     request = (
-        None if null is None else NullRequest(null, select_compared(null_metrics), n_null, seed=null_seed, pattern=told)
+        None if null is None else NullRequest(null, select_compared(null_metrics), n_null, null_seed, null_rounds, told)
     )
-    if request is not None and encoding != "kernel":
-        raise UsageError(
-            f"null models are drawn for the kernel encoding, not for {encoding!r}; leave out one of the two"
-        )
+    if request is not None:
+        check_null_encoding(encoding)
     settings: dict[str, Any] = {"metrics": names, "revision": REVISION, "encoding": encoding, "certify": "gap"}
     settings |= {"heads": heads} if heads is not None else {}
     settings |= {"input_size": [list(size) for size in sizes]} if sizes else {}
@@ -212,7 +220,7 @@ def analyze_runs(
         null_units: list[NullUnit] = []
         if request is not None:
             for plan in fitting:
-                one = NullPlan(plan.index, plan.reader, plan.name, request, force=force)
+                one = NullPlan(plan.index, plan.reader, plan.name, request, plan.request, force=force)
                 null_units += one.units(select_steps(select_steps(plan.reader.steps, steps), null_steps), layers)
                 compared[plan.index] = one
         total = len(units) + len(null_units)
@@ -235,7 +243,9 @@ def analyze_runs(
     rows = [row for plan in plans for row in plan.sorted_rows()]
     frame = layer_frame(rows, names)
     fresh = [row for one in compared.values() for row in one.rows()]
-    nulls = null_frame(fresh + [row for plan in fitting for row in kept_rows(plan.reader, plan.name, layers)])
+    nulls = null_frame(
+        fresh + [row for plan in fitting for row in kept_rows(plan.reader, plan.name, layers, plan.request)]
+    )
     computed = sum(plan.computed for plan in plans)
     failures += [failure for one in compared.values() for failure in one.failures]
     failures += [failure for plan in plans for failure in plan.failures]

@@ -18,6 +18,7 @@ from sift_graph.store import RunReader
 from tests.runs import HOSTILE, SHAPES, write_run
 
 COMMANDS = ["train", "sweep", "analyze", "correlate", "report", "show", "metrics", "describe", "import"]
+COMMANDS += ["watch", "doctor", "pack", "unpack"]
 
 
 @pytest.fixture(autouse=True)

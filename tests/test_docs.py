@@ -21,7 +21,7 @@ def root(request):
 
 
 def test_the_reader_of_the_format_page_reads(root, tmp_path):
-    (code,) = blocks(root / "docs/file-format.md", "python")
+    code, _ = blocks(root / "docs/file-format.md", "python")  # the other one reads packed runs: test_packing.py
     assert len(code.splitlines()) <= 18
     assert "sift_graph" not in code
     namespace = {}
@@ -137,3 +137,24 @@ def test_the_examples_of_the_trainers_page_record(name, root, tmp_path, monkeypa
     (layer,) = reader.load_snapshot(4).layers.values()
     assert layer.shape == (16, 8)
     assert 0 < layer.edges < 128
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_the_examples_of_the_libraries_page_record(root, tmp_path, monkeypatch):
+    from sift_graph.sources import SOURCES
+
+    monkeypatch.chdir(tmp_path)
+    setup, *examples = blocks(root / "docs/libraries.md", "python")
+    namespace = {}
+    exec(setup, namespace)
+    assert len(examples) > 12
+    try:
+        for code in examples:
+            namespace["torch"].manual_seed(0)
+            exec(code, namespace)
+            (name,) = re.findall(r'"(runs/[\w-]+)"', code)
+            layers = list(RunReader(tmp_path / name).load_snapshot(RunReader(tmp_path / name).steps[-1]))
+            assert len(layers) == (4 if name == "runs/buffers" else 1), name
+            assert all(0 < layer.edges < layer.size for layer in layers), name
+    finally:
+        SOURCES.pop("scores", None)

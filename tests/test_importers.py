@@ -257,7 +257,7 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path):
         import_masks(tmp_path / "bad.safetensors", tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["masks.csv", "masks", "masks.npy"])
+@pytest.mark.parametrize("name", ["masks.csv", "masks", "masks.txt"])
 def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, name):
     (tmp_path / name).write_bytes(b"1,0")
     with pytest.raises(MaskError, match=r"expected one of \.npz, \.safetensors, \.pt, \.pth"):

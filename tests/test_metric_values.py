@@ -82,6 +82,10 @@ def golden():
         ("fullspectrum_imsg", 0.5266870340, 1e-9),
         ("fullspectrum_norm", 2.1540543753, 1e-9),
         ("fullspectrum_mixing", -60.2765159181, 1e-8),
+        ("mge_graph_metrics_delta_r_undirected", 0.4344448307, 1e-9),  # these four by numpy alone, from the definitions
+        ("fullspectrum_v0_ramanujan", -0.8592015165, 1e-9),
+        ("fullspectrum_v0_imdb", -0.3019547546, 1e-9),
+        ("fullspectrum_v0_imsg", 1.7956276282, 1e-9),
     ],
 )
 def test_golden_mask(golden, name, value, tolerance):

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sift_graph
-from sift_graph import null_table, nulls, plots, table
+from sift_graph import encodings, null_table, nulls, plots, table
 from sift_graph.cli import app
 from sift_graph.errors import SiftGraphError, UsageError
 from sift_graph.masks import LayerMask, Snapshot
@@ -152,9 +152,53 @@ def test_tables_are_written_for_each_run(run):
     )
 
 
-def test_null_models_are_of_the_kernel_encoding(run):
-    with pytest.raises(UsageError, match="drawn for the kernel encoding, not for 'channel'"):
-        table.analyze_runs(run, null="er", encoding="channel")
+@pytest.mark.parametrize("encoding", ["unrolled", "channel_count", "factorized", "parallel_sum", "attention"])
+def test_an_encoding_whose_edges_are_not_free_has_no_null_model(run, encoding):
+    with pytest.raises(UsageError, match=f"encodings kernel, channel, qkv, heads, parallel_or; '{encoding}' "):
+        table.analyze_runs(run, null="er", encoding=encoding, heads=2)
+
+
+def test_null_models_of_channels_are_drawn_from_channels_and_kept_apart(tmp_path, drawn_units):
+    conv = LayerMask.from_dense("conv", np.random.default_rng(0).random((24, 16, 3, 3)) < 0.05)
+    RunWriter(tmp_path).write_snapshot(Snapshot(0, {"conv": conv}))
+    options = {"null": "degree", "n_null": 20, "null_metrics": "sigma_2"}
+    kernels = table.analyze_runs(tmp_path, **options).nulls
+    channels = table.analyze_runs(tmp_path, **options, encoding="channel").nulls
+    assert len(drawn_units) == 2
+    for frame, own in ((kernels, conv), (channels, encodings.channel(conv).mask)):
+        found = nulls.compare(own, "degree", samples=20, metrics="sigma_2")["sigma_2"]
+        assert [frame[k].item() for k in ("observed", "mean", "z")] == [found.observed, found.mean, found.z]
+    assert kernels["observed"].item() != channels["observed"].item()
+    again = table.analyze_runs(tmp_path, **options, encoding="channel").nulls
+    assert len(drawn_units) == 2
+    pd.testing.assert_frame_equal(channels, again)
+    assert table.analyze_runs(tmp_path, encoding="unrolled", input_size=["8x8"]).nulls.empty
+
+
+def test_null_models_of_fused_projections_and_of_branches(tmp_path):
+    rng = np.random.default_rng(3)
+    masks = {"attn.qkv": rng.random((24, 8)) < 0.5, "p.branches.0": rng.random((8, 8)) < 0.3}
+    masks["p.branches.1"] = rng.random((8, 8)) < 0.3
+    writer = RunWriter(tmp_path / "a")
+    writer.write_snapshot(Snapshot(0, {name: LayerMask.from_dense(name, mask) for name, mask in masks.items()}))
+    options = {"null": "er", "n_null": 20, "null_metrics": "sigma_1"}
+    by_part = table.analyze_runs(tmp_path, **options, encoding="qkv", layers="attn*").nulls
+    assert by_part["layer"].tolist() == ["attn.qkv[q]", "attn.qkv[k]", "attn.qkv[v]"]
+    whole = table.analyze_runs(tmp_path, **options, encoding="parallel_or", layers="p*").nulls
+    joined = LayerMask.from_dense("p", masks["p.branches.0"] | masks["p.branches.1"])
+    assert whole["observed"].item() == nulls.compare(joined, "er", samples=20, metrics="sigma_1")["sigma_1"].observed
+
+
+def test_more_rounds_are_another_comparison(run, drawn_units):
+    options = {"null": "degree", "n_null": 20, "null_metrics": "sigma_2", "layers": "fc"}
+    table.analyze_runs(run, **options)
+    table.analyze_runs(run, **options, null_rounds=100)
+    assert [unit.request.rounds for unit in drawn_units] == [nulls.ROUNDS, 100]
+    found = CliRunner().invoke(
+        app, ["analyze", str(run), "--null", "degree", "--samples", "20", "--layers", "fc", "--null-rounds", "200"]
+    )
+    assert found.exit_code == 0
+    assert drawn_units[-1].request.rounds == 200
 
 
 def test_a_notebook_gets_frames(run):

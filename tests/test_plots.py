@@ -37,6 +37,8 @@ MATCHING = graph_of(np.eye(6, dtype=bool))
 EMPTY = graph_of(np.zeros((4, 4), dtype=bool))
 
 NULLS = pd.DataFrame({"run": "a", "step": 0, "layer": ["l0", "l1"], "null": "er", "metric": "ramanujan_gap_norm"})
+HELD = pd.DataFrame({"group": ["wide", "wide", "doped", "doped"], "model": ["density", "metrics"] * 2})
+HELD = HELD.assign(tau=[0.1, 0.2, 0.0, -0.1], lo=-0.2, hi=0.3)
 NULLS = NULLS.assign(observed=[0.1, 0.2], mean=[0.2, 0.25], std=0.05)
 
 # What each public plot draws, and the same with no row and with no number.
@@ -46,6 +48,7 @@ PLOTS = {
     "accuracy_scatter": (NETWORK, NETWORK.iloc[:0], NETWORK.assign(final_val_accuracy=np.nan)),
     "layer_profile": (LAYERS, LAYERS.iloc[:0], LAYERS.assign(ramanujan_gap_norm=np.nan)),
     "correlation_forest": (TABLE, TABLE.iloc[:0], TABLE.assign(estimate=np.nan)),
+    "held_out_taus": (HELD, HELD.iloc[:0], HELD.assign(tau=np.nan)),
     "null_profile": (NULLS, NULLS.iloc[:0], NULLS.assign(mean=np.nan)),
     "spectral_density": (RANDOM, EMPTY, EMPTY),
     "spectrum_histogram": (SIGMA, SIGMA[:0], np.full(5, np.nan)),

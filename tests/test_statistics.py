@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from test_correlate import pick, small
 from typer.testing import CliRunner
 
+from sift_graph import prediction
 from sift_graph.association import Association
 from sift_graph.cli import app
 from sift_graph.concordance import Concordance
@@ -215,14 +216,30 @@ def test_null_scores_stand_as_metrics(rng):
 def test_a_family_left_out_is_ranked_by_what_matters(rng):
     frame = study(rng, gap_matters=2.0, steps=(0,))
     table = held_out(frame, metrics=["ramanujan_gap_norm", "imdb", "mean_density"])
-    whole = table[table["group"] == "all"].set_index("model")["tau"]
-    assert whole["metrics"] > whole["density"] + 0.1
+    whole = table[table["group"] == "all"].set_index("model")
+    assert whole.loc["metrics", "tau"] > whole.loc["density", "tau"] + 0.1
     assert set(table["group"]) == {"doped", "parallel", "wide", "all"}
+    assert whole.loc["gain", "tau"] == pytest.approx(
+        whole.loc["metrics", "tau"] - whole.loc["density and sparsity", "tau"]
+    )
+    assert 0 < whole.loc["gain", "lo"] < whole.loc["gain", "tau"] < whole.loc["gain", "hi"]
     assert "more than density tells" in sentence(table)
     nothing = held_out(study(rng, steps=(0,)), metrics=["imdb"])
-    assert "no more than density tells" in sentence(nothing)
+    assert nothing.loc[(nothing["group"] == "all") & (nothing["model"] == "gain"), "hi"].item() < 0
+    assert "less than density tells" in sentence(nothing)
+    unsure = nothing.assign(lo=-0.1, hi=0.1)
+    assert "no more than density tells" in sentence(unsure)
     below = nothing.assign(tau=np.where(nothing["model"] == "metrics", -0.02, -0.2))
     assert sentence(below).endswith("neither orders them.")  # a worse rival proves nothing
+
+
+def test_a_resampled_tau_is_scipys_of_the_runs_drawn(rng):
+    predicted, target = np.round(rng.normal(size=30), 1), np.round(rng.normal(size=30), 1)
+    counts = rng.multinomial(30, np.full(30, 1 / 30), size=20)
+    taus = prediction._weighted_taus(predicted, target, counts.astype(float))
+    for tau, count in zip(taus, counts, strict=True):
+        drawn = np.repeat(np.arange(30), count)
+        assert tau == pytest.approx(stats.kendalltau(predicted[drawn], target[drawn]).statistic)
 
 
 def test_prediction_says_what_it_cannot(rng):

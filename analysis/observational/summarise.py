@@ -18,7 +18,7 @@ import sift_graph
 from analysis.paired import markdown
 from sift_graph.correlate import CORE_METRICS, conclusions, correlate
 from sift_graph.plots import correlation_forest, save_svg, style
-from sift_graph.prediction import held_out, sentence
+from sift_graph.prediction import GAIN, held_out, sentence
 
 IDENTITY = ["run", "family", "method", "sparsity", "seed", "step"]
 VIEWS = {
@@ -64,6 +64,7 @@ def predictions(network: pd.DataFrame) -> list[pd.DataFrame]:
 
 def taus(table: pd.DataFrame) -> pd.DataFrame:
     """A row a group, a column a model."""
+    table = table[table["model"] != GAIN]
     wide = table.pivot(index="group", columns="model", values="tau").reindex(table["group"].unique())
     return wide[list(dict.fromkeys(table["model"]))].reset_index()
 

@@ -55,7 +55,8 @@ class Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the commands in the order of a user's day."""
-        order = ["train", "sweep", "analyze", "correlate", "report", "show", "metrics", "describe", "import"]
+        order = ["train", "sweep", "watch", "analyze", "correlate", "report", "show", "metrics", "describe", "import"]
+        order += ["doctor", "pack", "unpack"]
         return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
 
 
@@ -97,4 +98,4 @@ def main() -> None:
     app()
 
 
-from sift_graph.cli import linking, measuring, showing, training  # noqa: E402, F401  they add their commands to `app`
+from sift_graph.cli import keeping, linking, measuring, showing, training  # noqa: E402, F401  they add their commands to `app`

@@ -10,7 +10,7 @@ import typer
 
 from sift_graph.cli import app
 from sift_graph.cli.measuring import JobsOption, MetricsOption, RunDir, finish, run_analysis, study_directory
-from sift_graph.cli.output import Column, JsonOption, print_json, print_table, records
+from sift_graph.cli.output import Column, JsonOption, note, print_json, print_table, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,8 +147,8 @@ def print_prediction(table: pd.DataFrame) -> None:
     rows = []
     for group, part in table.groupby("group", sort=False):
         cells = [
-            f"{t:+.2f}" if math.isfinite(t) else (note or "–")
-            for t, note in zip(part["tau"], part["note"], strict=True)
+            f"{t:+.2f} [{lo:+.2f}, {hi:+.2f}]" if math.isfinite(t) else (note or "–")
+            for t, lo, hi, note in zip(part["tau"], part["lo"], part["hi"], part["note"], strict=True)
         ]
         rows.append([str(group), *cells, str(int(part["n"].iloc[0]))])
     print_table(columns, rows, title=f"Kendall's τ of a prediction, each {table['left_out'].iloc[0]} left out")
@@ -195,6 +195,23 @@ def estimate_cell(row: pd.Series) -> str:
     return f"{row['estimate']:+.2f}{star}[{row['lo']:+.2f}, {row['hi']:+.2f}]"
 
 
+def predictions(network: pd.DataFrame, target: str) -> list[pd.DataFrame]:
+    """Rank the runs of each family, and of each method, from the others: where there are several, and scikit-learn."""
+    from sift_graph.errors import UsageError
+    from sift_graph.prediction import held_out
+
+    found = []
+    sparse = network[network["family"] != "dense"] if "family" in network else network
+    for column in ("family", "method"):
+        if column in sparse and sparse[column].nunique() > 1:
+            try:
+                found.append(held_out(network, target=target, left_out=column))
+            except UsageError as error:
+                note(str(error))
+                break
+    return found
+
+
 @app.command(epilog="Example:  sift-graph report runs/study")
 def report(
     run_dir: RunDir,
@@ -216,7 +233,7 @@ def report(
     correlations = None
     network = analysis.network
     if network["run"].nunique() > 1 and (f"final_{target}" in network or target in network):
-        correlations = correlate_frames(network, target=target)
+        correlations = correlate_frames(network, target=target, nulls=_one_null(analysis.nulls))
     failed = [str(failure) for failure in analysis.failures]
     path = out or study_directory(run_dir, analysis) / "report.html"
     write_report(
@@ -230,6 +247,7 @@ def report(
         warnings=[*analysis.warnings, *failed],
         settings=dict(analysis.settings),
         nulls=analysis.nulls,
+        held_out=predictions(network, target) if correlations is not None else (),
     )
     typer.echo(str(path))
     finish(analysis)

@@ -101,6 +101,15 @@ NullStepsOption = Annotated[
 NullSeedOption = Annotated[
     int, typer.Option("--null-seed", min=0, help="Seed of the random masks.", rich_help_panel="Null model")
 ]
+NullRoundsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--null-rounds",
+        min=1,
+        help="Rounds of trades of --null degree: more where a comparison is noted not_mixed. Default: 24.",
+        rich_help_panel="Null model",
+    ),
+]
 NullPatternOption = Annotated[
     str | None,
     typer.Option(
@@ -202,6 +211,7 @@ def analyze(
     null_metrics: NullMetricsOption = None,
     null_steps: NullStepsOption = "last",
     null_seed: NullSeedOption = 0,
+    null_rounds: NullRoundsOption = None,
     pattern: NullPatternOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -228,6 +238,7 @@ def analyze(
         null_metrics=null_metrics,
         null_steps=null_steps,
         null_seed=null_seed,
+        **({} if null_rounds is None else {"null_rounds": null_rounds}),
         null_pattern=pattern,
     )
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sift_graph.graph import BipartiteGraph
-    from sift_graph.masks import LayerMask
+    from sift_graph.masks import LayerMask, Layout
 
 
 WHOLE_SIDE = 2048  # a smaller side up to this is decomposed within seconds; beyond it the density is estimated
@@ -136,16 +136,20 @@ def histogram(sigma: np.ndarray, bins: int = 40) -> list[float]:
 @app.command("import", epilog="Example:  sift-graph import masks.npz runs/x")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="FILE... RUN_DIR: .npz, .safetensors, .pt; then the new run directory.")
+        list[Path], typer.Argument(help="FILE... RUN_DIR: .npz, .npy, .safetensors, .pt; then the new run directory.")
     ],
     from_zeros: Annotated[
         bool, typer.Option("--from-zeros", help="Derive masks from weight != 0, and label them so.")
     ] = False,
     step: Annotated[int, typer.Option("--step", min=0, help="Step of the first file.")] = 0,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="oi (PyTorch) or io (JAX, Keras), where the file does not tell.")
+    ] = None,
 ) -> None:
     """Make a run directory from masks in arrays or checkpoints.
 
-    In .npz: mask/<layer>, weight/<layer>, groups/<layer>. In state dicts: <name>_mask buffers.
+    In .npz: mask/<layer>, weight/<layer>, groups/<layer>, shape/<layer>. In state dicts: <name>_mask buffers, those of
+    ASP and ModelOpt, bitmasks of compressed-tensors, sparse tensors.
     """
     from sift_graph.errors import UsageError
     from sift_graph.importers import import_masks
@@ -153,6 +157,7 @@ def import_(
     if len(files) < 2:
         raise UsageError("expected FILE... RUN_DIR: at least one file, then the run directory to make")
     *sources, run_dir = files
-    result = import_masks(sources if len(sources) > 1 else sources[0], run_dir, from_zeros=from_zeros, step=step)
+    named = sources if len(sources) > 1 else sources[0]
+    result = import_masks(named, run_dir, from_zeros=from_zeros, step=step, layout=cast("Layout | None", layout))
     note(f"{result}")
     typer.echo(str(run_dir))

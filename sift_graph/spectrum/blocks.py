@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sift_graph.bits import count_columns, keep_bits, list_bits, order_by_column, transpose_bits
+from sift_graph.bits import count_columns, count_rows, keep_bits, list_bits, order_by_column, transpose_bits
 from sift_graph.components import join_components
 from sift_graph.graph import BipartiteGraph
 from sift_graph.spectrum.choose import choose_path
@@ -42,7 +42,7 @@ def components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, no
     ----------
     bits : ndarray of uint64, shape (rows, words)
     columns : int
-    weights : ndarray of float64, shape (edges,), or None
+    weights : ndarray of float32 or float64, shape (edges,), or None
         Absolute weights, row after row; None for the 0/1 matrix. An edge of weight zero connects nothing.
     normalised : bool
         Whether the parts will be divided by the roots of their degrees.
@@ -134,7 +134,7 @@ def exact_bracket(sigma: list[float], method: str = "closed_form") -> Bracket:
 
 
 def _components(bits: np.ndarray, columns: int, weights: np.ndarray | None, *, normalised: bool) -> Iterator[Part]:
-    degree = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+    degree = count_rows(bits)
     active = np.flatnonzero(degree)
     if active.size == 0:
         return
@@ -176,7 +176,7 @@ def _solve_part(part: Part, count: int, *, normalised: bool, certify: str, bound
             first = math.sqrt(edges)
         else:
             scale = float(part.weights.max())
-            first = scale * math.sqrt(math.fsum(np.square(part.weights / scale)))
+            first = scale * math.sqrt(math.fsum(np.square(part.weights.astype(np.float64) / scale)))
         return exact_bracket([first] + [0.0] * (min(count, small) - 1))
     operator = part_operator(part, across, normalised=normalised)
     bracket = solve_operator(operator, count, tol=tol, certify=certify, bound=bound)
@@ -196,7 +196,7 @@ def part_operator(part: Part, across: int, *, normalised: bool) -> Operator:
     if path == "sparse":
         return _sparse(part, turned=across < rows, normalised=normalised, rough=uneven)
     bits, columns = _small_side(part, turned=across < rows)
-    return gram_operator(bits) if path == "gram" else packed_operator(bits, columns, rough=uneven)
+    return gram_operator(bits, uneven=uneven) if path == "gram" else packed_operator(bits, columns, rough=uneven)
 
 
 def whole_operators(graph: BipartiteGraph, weights: np.ndarray | None, *, normalised: bool) -> list[Operator]:
@@ -210,7 +210,7 @@ def whole_operators(graph: BipartiteGraph, weights: np.ndarray | None, *, normal
         own = None if weights is None else weights[ends[rows.start] : ends[rows.stop]]
         if own is not None and not own.all():
             bits, own = keep_bits(bits, own > 0), own[own > 0]
-        degree = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+        degree = count_rows(bits)
         if degree.any():
             part = Part(bits[degree > 0], graph.block_left, own, degree[degree > 0], math.inf)
             across = int(np.bitwise_count(np.bitwise_or.reduce(bits, axis=0)).sum(dtype=np.int64))
@@ -234,12 +234,12 @@ def _sparse(part: Part, *, turned: bool, normalised: bool, rough: bool) -> Opera
         column_degree = count_columns(part.bits, part.columns)
     else:
         listed_rows = transpose_bits(part.bits, part.columns)
-        column_degree = np.bitwise_count(listed_rows).sum(axis=1, dtype=np.int64)
+        column_degree = count_rows(listed_rows)
     edges = int(row_degree.sum())
     small = int(np.count_nonzero(column_degree)) if turned else len(part.bits)
     index = np.empty(edges + 8, dtype=np.uint16 if max(small, part.columns if turned else 0) <= 1 << 16 else np.int32)
     starts = np.concatenate([[0], np.cumsum(row_degree if turned else column_degree)])
-    weights = np.empty(0) if part.weights is None else narrowed(part.weights)
+    weights = np.empty(0) if part.weights is None else part.weights
     list_bits(listed_rows, index)
     index = index[:edges]
     if turned:
@@ -265,13 +265,6 @@ def _sparse(part: Part, *, turned: bool, normalised: bool, rough: bool) -> Opera
     large_sum[large_sum == 0] = 1.0  # isolated: an empty list
     operator = sparse_operator(small, starts, index, weights, 1 / np.sqrt(small_sum), 1 / large_sum)
     return replace(operator, perron=np.sqrt(small_sum / small_sum.sum()))
-
-
-def narrowed(values: np.ndarray) -> np.ndarray:
-    """Return the numbers in float32 where that holds them all exactly, as it does what was recorded."""
-    with np.errstate(over="ignore"):
-        single = values.astype(np.float32)
-    return single if np.array_equal(single, values) else values
 
 
 def is_uneven(degree: np.ndarray, other_side: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -162,22 +163,28 @@ def top_two_of_groups(
         side = max(side, stops[g] - starts[g])
     gram, basis = np.empty((side, side), np.float32), np.empty((side, side))
     work, small, vectors = np.empty((side, side)), np.empty((3, max(side, 2))), np.empty((2, side))
-    near, confirm = (tol / 2, 1) if prove else (tol, 2)
+    other = noise[::-1].copy()
     for g in range(starts.size):
         n = stops[g] - starts[g]
         rows = bits[starts[g] : stops[g]]
-        out[g, 3] = np.nan
+        out[g, 2] = out[g, 3] = np.nan
         gram_of_bits(rows, gram)
-        if not _settle(gram, n, noise, near, confirm, basis, small, vectors, out[g]):
-            out[g, 2] = np.nan
-        elif prove:
-            trace = 0.0
-            for i in range(n):
-                trace += gram[i, i]
+        trace = 0.0
+        for i in range(n):
+            trace += gram[i, i]
+        near, confirm = (tol / 2, 1) if prove else (tol, 2)
+        for start in (noise, other):  # a value that one start misses the other finds
+            if not _settle(gram, n, start, near, confirm, basis, small, vectors, out[g]):
+                out[g, 2] = np.nan
+                break
+            if not prove:
+                break
             shift = out[g, 1] * out[g, 1] * (1 + 1.8 * tol) + 64 * (n + 8) * 2.0**-53 * trace
             upper = _proven_above(gram, n, vectors[0, :n], out[g, 0] * out[g, 0], shift, trace, work)
             if upper < np.inf:
                 out[g, 3] = math.sqrt(upper)
+                break
+            near, confirm = tol / 10, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +238,7 @@ def top_two_of_large_group(bits: np.ndarray, tol: float, workspace: Workspace, *
     return out
 
 
+@lru_cache(maxsize=16)
 def group_noise(n: int) -> np.ndarray:
     """Draw fixed pseudo-random numbers in [0, 1) for the start vectors.
 
@@ -241,6 +249,7 @@ def group_noise(n: int) -> np.ndarray:
     Returns
     -------
     ndarray of float64, shape (n,)
+        All calls share it: not to be written to.
     """
     noise: np.ndarray = np.random.default_rng(20240305).random(n)
     return noise

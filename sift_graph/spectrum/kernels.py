@@ -30,6 +30,7 @@ __all__ = ["SPEED", "sparse_dots", "sparse_squares", "sparse_step", "symmetric_t
 
 ROWS = 4
 WORD, LANE = ir.IntType(64), ir.IntType(32)
+U1, U2, U3, U4, U5, U6, U7, U8 = (np.uint64(i) for i in range(1, 9))
 SPEED = {"reassoc", "contract", "nsz"}  # sums in any order: each bound of this package allows that
 
 
@@ -173,91 +174,115 @@ def symmetric_times(gram: np.ndarray, n: int, x: np.ndarray, y: np.ndarray) -> N
         y[i] = s
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, fastmath=SPEED)
 def sparse_step(
     starts: np.ndarray, index: np.ndarray, values: np.ndarray, coefficients: np.ndarray, x: np.ndarray, z: np.ndarray
 ) -> None:
     """Write z = sum over columns l of c_l a_l (a_l . x); `values` is empty for a 0/1 matrix, `coefficients` for ones.
 
     Arithmetic is in the type of x and z: float64, or float32 with `values` in float32. Eight partial sums hide the
-    latency of the gathers; the four scatters of a group go to four different rows.
+    latency of the gathers; the four scatters of a group go to four different rows. All places are unsigned numbers: a
+    signed one costs a look for negative ones each time.
     """
     zero = x.dtype.type(0)
     z[:] = zero
     for column in range(starts.size - 1):
-        at = index[starts[column] : starts[column + 1]]
-        count = at.size
+        begin, end = np.uint64(starts[column]), np.uint64(starts[column + 1])
+        eights, fours = begin + ((end - begin) >> U3 << U3), begin + ((end - begin) >> U2 << U2)
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = zero
-        eights, fours = count // 8 * 8, count // 4 * 4
+        k = begin
         if values.size:
-            w = values[starts[column] : starts[column + 1]]
-            for k in range(0, eights, 8):
-                s0 += w[k] * x[at[k]]
-                s1 += w[k + 1] * x[at[k + 1]]
-                s2 += w[k + 2] * x[at[k + 2]]
-                s3 += w[k + 3] * x[at[k + 3]]
-                s4 += w[k + 4] * x[at[k + 4]]
-                s5 += w[k + 5] * x[at[k + 5]]
-                s6 += w[k + 6] * x[at[k + 6]]
-                s7 += w[k + 7] * x[at[k + 7]]
-            for k in range(eights, count):
-                s0 += w[k] * x[at[k]]
+            while k < eights:
+                s0 += values[k] * x[np.uint64(index[k])]
+                s1 += values[k + U1] * x[np.uint64(index[k + U1])]
+                s2 += values[k + U2] * x[np.uint64(index[k + U2])]
+                s3 += values[k + U3] * x[np.uint64(index[k + U3])]
+                s4 += values[k + U4] * x[np.uint64(index[k + U4])]
+                s5 += values[k + U5] * x[np.uint64(index[k + U5])]
+                s6 += values[k + U6] * x[np.uint64(index[k + U6])]
+                s7 += values[k + U7] * x[np.uint64(index[k + U7])]
+                k += U8
+            while k < end:
+                s0 += values[k] * x[np.uint64(index[k])]
+                k += U1
             v = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
             if coefficients.size:
                 v *= coefficients[column]
-            for k in range(0, fours, 4):
-                i0, i1, i2, i3 = at[k], at[k + 1], at[k + 2], at[k + 3]
-                z0, z1, z2, z3 = z[i0] + v * w[k], z[i1] + v * w[k + 1], z[i2] + v * w[k + 2], z[i3] + v * w[k + 3]
+            k = begin
+            while k < fours:
+                i0, i1 = np.uint64(index[k]), np.uint64(index[k + U1])
+                i2, i3 = np.uint64(index[k + U2]), np.uint64(index[k + U3])
+                z0, z1 = z[i0] + v * values[k], z[i1] + v * values[k + U1]
+                z2, z3 = z[i2] + v * values[k + U2], z[i3] + v * values[k + U3]
                 z[i0], z[i1], z[i2], z[i3] = z0, z1, z2, z3
-            for k in range(fours, count):
-                z[at[k]] += v * w[k]
+                k += U4
+            while k < end:
+                z[np.uint64(index[k])] += v * values[k]
+                k += U1
         else:
-            for k in range(0, eights, 8):
-                s0 += x[at[k]]
-                s1 += x[at[k + 1]]
-                s2 += x[at[k + 2]]
-                s3 += x[at[k + 3]]
-                s4 += x[at[k + 4]]
-                s5 += x[at[k + 5]]
-                s6 += x[at[k + 6]]
-                s7 += x[at[k + 7]]
-            for k in range(eights, count):
-                s0 += x[at[k]]
+            while k < eights:
+                s0 += x[np.uint64(index[k])]
+                s1 += x[np.uint64(index[k + U1])]
+                s2 += x[np.uint64(index[k + U2])]
+                s3 += x[np.uint64(index[k + U3])]
+                s4 += x[np.uint64(index[k + U4])]
+                s5 += x[np.uint64(index[k + U5])]
+                s6 += x[np.uint64(index[k + U6])]
+                s7 += x[np.uint64(index[k + U7])]
+                k += U8
+            while k < end:
+                s0 += x[np.uint64(index[k])]
+                k += U1
             v = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
             if coefficients.size:
                 v *= coefficients[column]
-            for k in range(0, fours, 4):
-                i0, i1, i2, i3 = at[k], at[k + 1], at[k + 2], at[k + 3]
+            k = begin
+            while k < fours:
+                i0, i1 = np.uint64(index[k]), np.uint64(index[k + U1])
+                i2, i3 = np.uint64(index[k + U2]), np.uint64(index[k + U3])
                 z0, z1, z2, z3 = z[i0] + v, z[i1] + v, z[i2] + v, z[i3] + v
                 z[i0], z[i1], z[i2], z[i3] = z0, z1, z2, z3
-            for k in range(fours, count):
-                z[at[k]] += v
+                k += U4
+            while k < end:
+                z[np.uint64(index[k])] += v
+                k += U1
 
 
 @numba.njit(cache=True, fastmath=SPEED)
 def sparse_dots(starts: np.ndarray, index: np.ndarray, values: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """Write a_l . x for each column l, in float64."""
-    for column in range(starts.size - 1):
-        begin, end = starts[column], starts[column + 1]
-        fours = begin + (end - begin) // 4 * 4
-        s0 = s1 = s2 = s3 = 0.0
-        if values.size:
-            for k in range(begin, fours, 4):
-                s0 += values[k] * x[index[k]]
-                s1 += values[k + 1] * x[index[k + 1]]
-                s2 += values[k + 2] * x[index[k + 2]]
-                s3 += values[k + 3] * x[index[k + 3]]
-            for k in range(fours, end):
-                s0 += values[k] * x[index[k]]
-        else:
-            for k in range(begin, fours, 4):
-                s0 += x[index[k]]
-                s1 += x[index[k + 1]]
-                s2 += x[index[k + 2]]
-                s3 += x[index[k + 3]]
-            for k in range(fours, end):
-                s0 += x[index[k]]
-        out[column] = (s0 + s1) + (s2 + s3)
+    """Write a_l . x for each column l and each row of `x` to that of `out`, in float64; two rows share a pass."""
+    for j in range(0, x.shape[0], 2):
+        one, other = x[j], x[min(j + 1, x.shape[0] - 1)]
+        for column in range(starts.size - 1):
+            begin, end = np.uint64(starts[column]), np.uint64(starts[column + 1])
+            fours = begin + ((end - begin) >> U2 << U2)
+            s0 = s1 = s2 = s3 = t0 = t1 = t2 = t3 = 0.0
+            k = begin
+            while k < end:
+                if k < fours:
+                    i0, i1 = np.uint64(index[k]), np.uint64(index[k + U1])
+                    i2, i3 = np.uint64(index[k + U2]), np.uint64(index[k + U3])
+                    w0 = w1 = w2 = w3 = 1.0
+                    if values.size:
+                        w0, w1 = np.float64(values[k]), np.float64(values[k + U1])
+                        w2, w3 = np.float64(values[k + U2]), np.float64(values[k + U3])
+                    s0 += w0 * one[i0]
+                    s1 += w1 * one[i1]
+                    s2 += w2 * one[i2]
+                    s3 += w3 * one[i3]
+                    t0 += w0 * other[i0]
+                    t1 += w1 * other[i1]
+                    t2 += w2 * other[i2]
+                    t3 += w3 * other[i3]
+                    k += U4
+                else:
+                    w0 = np.float64(values[k]) if values.size else 1.0
+                    s0 += w0 * one[np.uint64(index[k])]
+                    t0 += w0 * other[np.uint64(index[k])]
+                    k += U1
+            out[j, column] = (s0 + s1) + (s2 + s3)
+            if j + 1 < x.shape[0]:
+                out[j + 1, column] = (t0 + t1) + (t2 + t3)
 
 
 @numba.njit(cache=True)
@@ -269,6 +294,6 @@ def sparse_squares(
     for column in range(starts.size - 1):
         c = coefficients[column] if coefficients.size else 1.0
         for k in range(starts[column], starts[column + 1]):
-            v = np.float64(values[k]) if values.size else 1.0
-            diagonal[index[k]] += c * v * v
+            v = np.float64(values[np.uint64(k)]) if values.size else 1.0
+            diagonal[np.uint64(index[np.uint64(k)])] += c * v * v
     return diagonal

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sift_graph.bits import gram_times_single, times, times_transposed
+from sift_graph.bits import count_rows, gram_times_single, times, times_transposed
 from sift_graph.errors import SpectrumError
 from sift_graph.spectrum import kernels
 from sift_graph.spectrum.certificate import UNIT
@@ -69,7 +69,7 @@ class Operator:
 
 def integer_gram(bits: np.ndarray, *, whole: bool = True) -> np.ndarray:
     """Count the common neighbours of any two packed rows, exactly; if not `whole`, above the diagonal only."""
-    if 64 * bits.shape[1] >= 1 << 24 and np.bitwise_count(bits).sum(axis=1, dtype=np.int64).max() >= 1 << 24:
+    if 64 * bits.shape[1] >= 1 << 24 and count_rows(bits).max() >= 1 << 24:
         raise SpectrumError(
             "a vertex has 2**24 edges or more: common neighbours are counted in float32; use certify='off'"
         )
@@ -80,8 +80,10 @@ def integer_gram(bits: np.ndarray, *, whole: bool = True) -> np.ndarray:
     return gram
 
 
-def gram_operator(bits: np.ndarray) -> Operator:
-    """Apply the exact integer Gram of packed rows."""
+def gram_operator(bits: np.ndarray, *, uneven: bool = False) -> Operator:
+    """Apply the exact integer Gram of packed rows; `uneven` ones are put in order of their degrees."""
+    if uneven:  # a row is added up for those behind it only, so the fullest ones should come last
+        bits = bits[np.argsort(count_rows(bits))]
     gram, n = integer_gram(bits, whole=False), len(bits)
     diagonal = gram.diagonal().astype(np.float64)
     return Operator(
@@ -136,7 +138,7 @@ def packed_operator(bits: np.ndarray, columns: int, *, rough: bool = False) -> O
     def single(x: np.ndarray, y: np.ndarray) -> None:
         gram_times_single(bits, x, y)
 
-    diagonal = np.bitwise_count(bits).sum(axis=1, dtype=np.int64).astype(np.float64)
+    diagonal = count_rows(bits).astype(np.float64)
     rounding = (2 * n + columns + 16) * UNIT
     trace = float(diagonal.sum())
     return Operator(
@@ -203,8 +205,7 @@ def sparse_operator(
 
     def quadratic(vectors: np.ndarray) -> np.ndarray:
         halves = np.empty((len(vectors), columns))
-        for vector, half in zip(vectors * row_scale if row_scale.size else vectors, halves, strict=True):
-            kernels.sparse_dots(starts, index, values, vector, half)
+        kernels.sparse_dots(starts, index, values, vectors * row_scale if row_scale.size else vectors, halves)
         product: np.ndarray = (halves * column_scale if column_scale.size else halves) @ halves.T
         return product
 

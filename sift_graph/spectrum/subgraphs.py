@@ -122,7 +122,8 @@ class _Layout:
     @classmethod
     def of(cls, graph: BipartiteGraph) -> _Layout:
         degree = graph.right_degree
-        order = np.argsort(degree, kind="stable")
+        narrow = degree.astype(np.uint16) if degree.max(initial=0) < 1 << 16 else degree  # sorted by counting
+        order = np.argsort(narrow, kind="stable")
         block = order // (graph.n_right // graph.groups)
         runs = np.flatnonzero(np.diff(degree[order], prepend=-1))
         cuts = np.flatnonzero((np.diff(degree[order], prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0))

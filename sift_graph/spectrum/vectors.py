@@ -104,12 +104,10 @@ def leading_pairs(
 
         first = np.sqrt(np.bincount(lists.left if turned else lists.right, minlength=n)) if start is None else start
         sigma, near = _iterated(product, n, k, first, tol)
-        far = np.zeros((m, k))
-        product_of_column = np.empty(m)
-        for j in range(k):
-            vector = near[:, j] if near_scale is None else near[:, j] * near_scale
-            sparse_dots(starts, index, entries, np.ascontiguousarray(vector), product_of_column)
-            far[:, j] = product_of_column
+        products = np.empty((k, m))
+        vectors = near.T if near_scale is None else near.T * near_scale
+        sparse_dots(starts, index, entries, np.ascontiguousarray(vectors), products)
+        far = products.T.copy()
         far *= 1 / np.where(sigma > 0, sigma, 1.0) if far_scale is None else far_scale[:, None] / sigma
     if sigma.size < k:
         fill = k - sigma.size

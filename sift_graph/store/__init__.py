@@ -8,6 +8,8 @@ r"""The run directory, format ``sift-mask/1``: one directory a run, plain files,
       metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each
       masks/step_000001200.safetensors
       masks/step_000001200.rank00003.safetensors    instead, where processes share the layers out
+      masks/abandoned/                snapshots of steps that were done again, from an earlier one on
+      masks/damaged/                  what ``sift-graph doctor --repair`` put aside
       analysis/                       what ``sift-graph analyze`` computed
 
 ``sift.json`` may have a ``graph``: how the layers of the model hang together. Its channels are numbered through the
@@ -23,15 +25,30 @@ A snapshot is one safetensors file. Its tensors, by name:
 ``mask/<layer>``
     uint8, one axis: the mask's bits, eight entries a byte, least significant bit first, in the C order of the
     weight's shape, compressed as one zstd frame. Absent when the mask equals that of an earlier snapshot: then the
-    layer's ``ref`` in the header is the step that holds it.
+    layer's ``ref`` in the header is the step that holds it. Absent also when the mask is stored as a change.
+``drop/<layer>``, ``grow/<layer>``
+    uint8, one axis: the mask as a change of an earlier one, which ``sift-graph pack`` writes in the place of
+    ``mask/<layer>``; see below.
 ``weight/<layer>``
     float16 or float32, one axis: the weights at the set bits, in their order. Absent where none were recorded.
 
 Its header's metadata has two keys. ``xxh3`` is the xxh3-128 of the UTF-8 text of the other one (hexadecimal).
 ``sift`` is a JSON object with ``format``, ``run_id``, ``step``, ``epoch``,
 ``wall_time`` and ``layers``, a list in network order of ``name``, ``shape``, ``groups``, ``layout``, ``nnz``,
-``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``), ``source``, ``ref`` (a step or
-null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most 2^34 entries.
+``xxh3`` (xxh3-128 of the uncompressed bits, hexadecimal), ``codec`` (``"zstd"``, or ``"gaps"`` for a change),
+``source``, ``ref`` (a step or null), and ``weight_xxh3`` (of the weight tensor's bytes, or null). A layer has at most
+2^34 entries. Where there is a ``ref``, the ``codec`` that counts is that of the step which it names.
+
+**Changes.** With ``codec`` ``"gaps"`` an entry has a ``base``, the earlier step whose file holds the mask that is
+changed (whole, or as a change in its turn), and ``base_xxh3``, that mask's hash; both are null where the mask is told
+from nothing, that is, from a mask of zeros. ``drop/<layer>`` lists which of the set bits of that mask are cleared,
+``grow/<layer>`` which of its clear bits are set. In either the candidates are numbered 0, 1, 2 and so on in the order
+of the bits, and what is listed is how many candidates lie before the first that changes, and then between each that
+changes and the next: a gap g takes g div 255 bytes of value 255, and then one of value g mod 255. A mask of n bytes
+has at most 4 n bytes of such a list. The list is compressed as one zstd frame, which states its size. The mask that
+results matches the entry's ``xxh3``. ``nnz``, weights and everything else are those of a mask stored whole: packing a
+run changes only how its masks are stored. The packer begins anew after 15 changes in a row, so that to read one mask
+no more than 16 files are read, and wherever a change would take more space than the whole mask.
 
 Where several processes share the layers out (FSDP, tensor parallelism), each writes a *shard*: a file of the same
 kind, named by its rank, with what it holds. Its header has ``rank`` and ``ranks``, their number. An entry may have a
@@ -51,7 +68,8 @@ the run directory: a link that leads out of it is not followed, for reading or w
 
 A snapshot is written to a temporary name that starts with a dot, synced, and renamed: a file with its final name is
 whole. Readers ignore temporaries. Layer names are data, never paths. Snapshots are written in ascending order of
-their steps, so a ``ref`` always points back, and the newest ones can be put aside without a loss to the others.
+their steps, so ``ref`` and ``base`` always point back, and the newest ones can be put aside without a loss to the
+others.
 """
 
 from __future__ import annotations

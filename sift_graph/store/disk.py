@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,9 +13,23 @@ from sift_graph.errors import RunDirectoryError
 __all__ = ["explain_disk_errors", "sync_directory", "write_atomically"]
 
 
-def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Write `data` to a temporary name beside `path`, sync it, and rename: whole, or not there at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(
+    path: Path, data: bytes, *, sync: bool = True, mark: str = "", check: Callable[[Path], None] | None = None
+) -> None:
+    """Write `data` to a temporary name beside `path`, sync it, and rename: whole, or not there at all.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    sync : bool
+        Wait until it is on the disk.
+    mark : str
+        Stands in the temporary name, before its end.
+    check : callable, optional
+        Called with the temporary file before it is renamed; what it raises leaves `path` as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{mark}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # not through a link that someone put there
@@ -23,6 +37,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> None:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):

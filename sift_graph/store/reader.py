@@ -13,6 +13,7 @@ from typing import Any
 
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.store.deltas import read_bits
 from sift_graph.store.inside import check_file, check_folder
 from sift_graph.store.parsing import MAX_BYTES, parse_json, read_rows
 from sift_graph.store.shards import find_shards, merge_headers, shard_name, stitch
@@ -267,7 +268,8 @@ class RunReader:
         if "shards" in entry:
             return stitch(self.run_dir / "masks", step, entry, weights=weights)
         where = step if entry["ref"] is None else entry["ref"]
-        return decode_layer(self.path(step), self.path(where), entry, weights=weights)
+        bits = read_bits(self.path, where, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
+        return decode_layer(self.path(step), self.path(where), entry, weights=weights, bits=bits)
 
     def load_snapshot(self, step: int, *, weights: bool = True) -> Snapshot:
         """Load all layers of one snapshot; as :meth:`load_layer`."""

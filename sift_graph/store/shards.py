@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import xxhash
 
 from sift_graph.errors import DamagedStoreError
 from sift_graph.masks import LayerMask
+from sift_graph.store.deltas import read_bits
 from sift_graph.store.snapshot import decode_layer
 
 __all__ = ["find_shards", "merge_headers", "shard_name", "snapshot_files", "stitch"]
@@ -214,14 +216,19 @@ def stitch(masks: Path, step: int, entry: Mapping[str, Any], *, weights: bool) -
     parts = []
     for rank, one in entry["shards"]:
         where = step if one["ref"] is None else one["ref"]
-        paths = masks / shard_name(step, rank), masks / shard_name(where, rank)
-        parts.append(decode_layer(*paths, one, weights=weights))
+        file_of = partial(_file_of, masks, rank)
+        bits = read_bits(file_of, where, entry["name"], (math.prod(_block(one)[1]) + 7) // 8)
+        parts.append(decode_layer(file_of(step), file_of(where), one, weights=weights, bits=bits))
     if len(parts) == 1 and parts[0].part is None:
         return parts[0]
     shape = tuple(entry["shape"])
     rows = all(part.shape[1:] == shape[1:] for part in parts)
     bits, values = _join_rows(parts) if rows else _join_blocks(parts, shape)
     return LayerMask(entry["name"], shape, bits, values, entry["groups"], entry["layout"], entry["source"])
+
+
+def _file_of(masks: Path, rank: int, step: int) -> Path:
+    return masks / shard_name(step, rank)
 
 
 def _join_rows(parts: Sequence[LayerMask]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,18 @@ from sift_graph.store.parsing import MAX_BYTES, parse_json
 
 __all__ = [
     "FORMAT",
+    "LEVEL",
     "MAX_ENTRIES",
     "EncodedSnapshot",
     "WeightPolicy",
     "decode_layer",
+    "decompress",
     "encode_snapshot",
+    "find_entry",
+    "open_snapshot",
+    "parse_header",
     "read_header",
+    "read_tensor",
 ]
 
 FORMAT = "sift-mask/1"
@@ -162,8 +168,12 @@ def read_header(path: Path) -> dict[str, Any]:
     DamagedStoreError
         If the file is missing, truncated, or its header is not one of this format.
     """
-    with _open(path) as file:
-        metadata = file.metadata() or {}
+    with open_snapshot(path) as file:
+        return parse_header(path, file.metadata() or {})
+
+
+def parse_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Check a header that was read from `path`; as :func:`read_header`."""
     text = metadata.get("sift", "")
     if "xxh3" in metadata and xxhash.xxh3_128_hexdigest(text.encode()) != metadata["xxh3"]:
         raise DamagedStoreError(f"{path}: its header does not match its hash; the file was altered")
@@ -199,7 +209,15 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def decode_layer(path: Path, mask_path: Path, entry: Mapping[str, Any], *, weights: bool) -> LayerMask:
+def find_entry(header: Mapping[str, Any], layer: str) -> dict[str, Any] | None:
+    """Look a layer up in a header that was checked; None where it is not there."""
+    found: Iterator[dict[str, Any]] = (entry for entry in header["layers"] if entry["name"] == layer)
+    return next(found, None)
+
+
+def decode_layer(
+    path: Path, mask_path: Path, entry: Mapping[str, Any], *, weights: bool, bits: np.ndarray | None = None
+) -> LayerMask:
     """Load the layer of a header entry, and verify it against the entry.
 
     Parameters
@@ -212,6 +230,9 @@ def decode_layer(path: Path, mask_path: Path, entry: Mapping[str, Any], *, weigh
         One of the ``layers`` of :func:`read_header`.
     weights : bool
         Load its weights too, if any were recorded.
+    bits : ndarray of uint8, optional
+        The mask's bits, as :func:`sift_graph.store.deltas.read_bits` reads them of `mask_path`; read from there, where
+        they are stored whole, if not given.
 
     Returns
     -------
@@ -227,14 +248,18 @@ def decode_layer(path: Path, mask_path: Path, entry: Mapping[str, Any], *, weigh
     if entry.get("part") is not None:
         part = Part(tuple(entry["part"]["offset"]), shape)
         shape = tuple(entry["part"]["shape"])
-    bits = _decompress(mask_path, layer, _read_tensor(mask_path, f"mask/{layer}"), (math.prod(shape) + 7) // 8)
+    if bits is None:
+        with open_snapshot(mask_path) as file:
+            frame = read_tensor(file, mask_path, f"mask/{layer}")
+        bits = decompress(mask_path, layer, frame, (math.prod(shape) + 7) // 8)
     if xxhash.xxh3_128_hexdigest(bits.data) != entry["xxh3"]:
         raise DamagedStoreError(
             f"{mask_path}: the mask of layer {layer!r} does not match its hash; the file was altered"
         )
     values = None
     if weights and entry["weight_xxh3"] is not None:
-        stored = _read_tensor(path, f"weight/{layer}")
+        with open_snapshot(path) as file:
+            stored = read_tensor(file, path, f"weight/{layer}")
         if xxhash.xxh3_128_hexdigest(stored.tobytes()) != entry["weight_xxh3"]:
             raise DamagedStoreError(
                 f"{path}: the weights of layer {layer!r} do not match their hash; the file was altered"
@@ -256,7 +281,7 @@ def decode_layer(path: Path, mask_path: Path, entry: Mapping[str, Any], *, weigh
     return mask
 
 
-def _open(path: Path) -> Any:
+def open_snapshot(path: Path) -> Any:
     """Open a snapshot with safetensors, which checks that its tensors fill the file exactly."""
     from safetensors import SafetensorError, safe_open
 
@@ -275,25 +300,17 @@ def _open(path: Path) -> Any:
         raise DamagedStoreError(f"{path}: truncated or not a snapshot ({error}); restore it, or remove it") from error
 
 
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-    """Read one tensor of a snapshot."""
+def read_tensor(file: Any, path: Path, name: str) -> np.ndarray:
+    """Read one tensor of a snapshot that is open."""
     from safetensors import SafetensorError
 
-    with _open(path) as file:
-        try:
-            return np.asarray(file.get_tensor(name))
-        except (
-            SafetensorError,
-            TypeError,
-            ValueError,
-            AttributeError,
-        ) as error:  # absent, or of a dtype numpy lacks
-            raise DamagedStoreError(
-                f"{path}: holds no readable tensor {name!r} ({error}); the file was altered"
-            ) from error
+    try:
+        return np.asarray(file.get_tensor(name))
+    except (SafetensorError, TypeError, ValueError, AttributeError) as error:  # absent, or of a dtype numpy lacks
+        raise DamagedStoreError(f"{path}: holds no readable tensor {name!r} ({error}); the file was altered") from error
 
 
-def _decompress(path: Path, layer: str, frame: np.ndarray, expected: int) -> np.ndarray:
+def decompress(path: Path, layer: str, frame: np.ndarray, expected: int) -> np.ndarray:
     """Decompress a mask's bits to exactly `expected` bytes, or say that the file was altered."""
     if frame.dtype != np.uint8 or frame.ndim != 1:
         raise DamagedStoreError(
@@ -341,6 +358,15 @@ def _is_part(part: Any, whole: list[int]) -> bool:
     return all(o + n <= w for o, n, w in zip(offset, shape, whole, strict=True))
 
 
+def _is_change(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry says whose change its mask is."""
+    base = entry.get("base")
+    from_nothing = base is None and entry.get("base_xxh3") is None
+    return entry.get("codec") == "gaps" and (
+        from_nothing or (_is_count(base) and isinstance(entry.get("base_xxh3"), str))
+    )
+
+
 def _check_entry(path: Path, entry: Any) -> None:
     """Refuse a layer entry that no writer of this format makes, before anything is allocated for it."""
     good = (
@@ -353,7 +379,7 @@ def _check_entry(path: Path, entry: Any) -> None:
         and _is_count(entry.get("groups"))
         and _is_count(entry.get("nnz"))
         and isinstance(entry.get("xxh3"), str)
-        and entry.get("codec") == "zstd"
+        and (entry.get("codec") == "zstd" or _is_change(entry))
         and entry.get("layout") in ("oi", "io")
         and (entry.setdefault("ref", None) is None or _is_count(entry["ref"]))
         and isinstance(entry.setdefault("weight_xxh3", None), str | None)
