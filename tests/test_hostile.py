@@ -22,13 +22,16 @@ from safetensors.numpy import load, save
 from analysis.stress.fuzz import main, one_round
 from analysis.stress.targets import TARGETS, make_npz, make_run
 from analysis.stress.watch import watched
+from sift_graph.doctor import examine
 from sift_graph.encodings.geometry import recorded_geometries
 from sift_graph.errors import DamagedStoreError, MaskError
 from sift_graph.importers import read_masks
+from sift_graph.mending import repair
 from sift_graph.network_work import load_network
 from sift_graph.pickles import check_tuples
 from sift_graph.report import write_report
 from sift_graph.store import RunReader, RunWriter, parse_json
+from sift_graph.store.packing import pack_run
 from sift_graph.table import analyze_runs, training_history
 from tests.runs import write_run
 
@@ -272,6 +275,24 @@ def test_an_analysis_is_not_written_through_a_link(run: Path, outside: Path, nam
         analyze_runs(run, metrics=["core", "effective_sparsity"])
     assert [path.name for path in sorted(outside.rglob("*"))] == ["masks", "secret.jsonl"]
     assert (outside / "secret.jsonl").read_text() == '{"step": 1, "password": 5}\n'
+
+
+def test_a_run_is_not_mended_or_packed_through_a_link(run: Path, outside: Path):
+    path = RunReader(run).path(10)
+    path.write_bytes(path.read_bytes()[:-1])
+    (run / "masks" / "damaged").symlink_to(outside)
+    with pytest.raises(DamagedStoreError, match=r"masks/damaged: is a link out of the run directory"):
+        repair(run)
+    assert path.exists()
+    replace_by_link(run / "metrics.jsonl", outside / "secret.jsonl")
+    (finding,) = (found for found in examine(run) if found.where == "metrics.jsonl")
+    assert "is a link out of the run directory" in finding.found
+    assert not finding.repairable
+    (outside / ".step_000000010.safetensors.99999999.rewrite.tmp").touch()
+    replace_by_link(run / "masks", outside)
+    with pytest.raises(DamagedStoreError, match="masks: is a link out of the run directory"):
+        pack_run(run)
+    assert len(list(outside.iterdir())) == 3
 
 
 def test_links_within_the_run_and_to_the_run_are_followed(run: Path):

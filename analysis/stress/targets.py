@@ -15,10 +15,13 @@ import numpy as np
 import xxhash
 from safetensors.numpy import load, save
 
+from sift_graph.doctor import examine
 from sift_graph.importers import read_masks
 from sift_graph.masks import LayerMask, Part, Snapshot
+from sift_graph.mending import repair
 from sift_graph.network_work import load_network
 from sift_graph.store import RunReader, RunWriter, ShardWriter
+from sift_graph.store.packing import pack_run, unpack_run
 from sift_graph.table import analyze_runs, training_history
 
 __all__ = ["TARGETS", "Target", "alter_bytes", "alter_header", "alter_json", "make_run"]
@@ -97,6 +100,27 @@ def make_shards(folder: Path) -> Path:
                 layers["head"] = LayerMask.from_dense("head", np.eye(4, 6, dtype=bool))
             writer.write_snapshot(Snapshot(step, layers))
     return folder / "run" / "masks" / "step_000000010.rank00001.safetensors"
+
+
+def make_packed(folder: Path) -> Path:
+    """Record a run whose masks change a little, and pack it."""
+    writer = RunWriter(folder / "run", run_id="stress")
+    mask = np.random.default_rng(0).random((60, 70)) < 0.5
+    for step in range(4):
+        mask[step, : 5 + step] ^= True
+        writer.write_snapshot(Snapshot(step, {"fc": LayerMask.from_dense("fc", mask)}))
+    pack_run(folder / "run")
+    return folder / "run" / "masks" / "step_000000002.safetensors"
+
+
+def read_kept_run(path: Path) -> None:
+    """Read a run in every way that keeping it does, and mend it."""
+    read_run(path)
+    run_dir = path.parent.parent
+    examine(run_dir)
+    repair(run_dir)
+    pack_run(run_dir)
+    unpack_run(run_dir)
 
 
 def make_nulls(folder: Path) -> Path:
@@ -260,6 +284,8 @@ TARGETS: dict[str, Target] = {
     "sift.json": Target(_file_of("sift.json"), analyze, (alter_bytes, alter_json, alter_json)),
     "snapshot": Target(_file_of("masks/*10.safetensors"), read_run, (alter_bytes, alter_header, alter_header)),
     "shard": Target(make_shards, read_run, (alter_bytes, alter_header, alter_header)),
+    "packed": Target(make_packed, read_run, (alter_bytes, alter_header, alter_header)),
+    "kept": Target(make_packed, read_kept_run, (alter_bytes, alter_header)),
     "nulls.jsonl": Target(make_nulls, analyze, (alter_bytes, alter_lines, alter_lines)),
     "metrics.jsonl": Target(_file_of("metrics.jsonl"), analyze, (alter_bytes, alter_lines)),
     "rows.jsonl": Target(_file_of("analysis/*/rows.jsonl"), analyze, (alter_bytes, alter_lines, alter_lines)),
