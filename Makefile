@@ -6,7 +6,7 @@ JOBS   ?= 2
 STUDY  ?= runs/demo
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint docs bench clean study-controlled study-observational
+.PHONY: help demo test lint docs bench clean study-controlled study-observational study-evolution study-definitions
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -40,6 +40,14 @@ study-controlled: $(VENV)/.torch ## rerun the controlled experiment: 620 runs, a
 study-observational: $(VENV)/.torch ## rerun the observational study: 610 runs
 	$(BIN)/sift-graph sweep analysis/studies/observational.toml --out runs/observational -j $(JOBS)
 	$(BIN)/python -m analysis.observational.summarise runs/observational analysis/observational -j $(JOBS)
+
+study-evolution: $(VENV)/.torch ## rerun the study of how masks move: 120 runs, every snapshot
+	$(BIN)/sift-graph sweep analysis/studies/evolution.toml --out runs/evolution -j $(JOBS)
+	$(BIN)/python -m analysis.evolution.summarise runs/evolution analysis/evolution -j $(JOBS)
+
+study-definitions: $(VENV)/.torch ## rerun the study of the field's definitions: 125 runs
+	$(BIN)/sift-graph sweep analysis/studies/definitions.toml --out runs/definitions -j $(JOBS)
+	$(BIN)/python -m analysis.definitions.summarise runs/definitions analysis/definitions -j $(JOBS)
 
 test: $(VENV)/.dev ## set up, and pass the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -137,6 +137,47 @@ def test_the_controlled_and_the_observational_script_run(tmp_path, monkeypatch, 
     assert len(pd.read_csv(tmp_path / "o/results.csv")) == 8
 
 
+def test_the_scripts_of_evolution_and_of_definitions_run(tiny, tmp_path, monkeypatch, capsys):
+    for name, written in (("evolution", "curves"), ("definitions", "definitions")):
+        monkeypatch.setattr(sys, "argv", ["summarise", str(tiny), str(tmp_path / name)])
+        run_script(name, monkeypatch)
+        assert (tmp_path / name / f"{written}.csv").exists()
+        assert (tmp_path / name / f"{name}.svg").stat().st_size > 5000
+    shown = capsys.readouterr().out
+    assert "| 0.5000 | rigl | 2 |" in shown
+    runs = pd.read_csv(tmp_path / "evolution/results.csv")
+    assert (
+        runs.loc[runs["family"] == "sparse_wide" if "family" in runs else runs["method"] == "rigl", "er"].notna().all()
+    )
+    assert "| Ramanujan gap | vita_rm | 100 % |" in shown
+
+
+def test_the_page_of_evolution_shows_the_tables_of_its_results(request):
+    from analysis.evolution.summarise import changes, null_table, sentences
+    from analysis.paired import markdown
+
+    folder = request.config.rootpath / "analysis/evolution"
+    runs = pd.read_csv(folder / "results.csv")
+    page = (folder / "README.md").read_text()
+    assert len(runs) == 120
+    for part in (changes(runs), null_table(runs)):
+        assert markdown(part) in page
+    for sentence in sentences(runs):
+        assert sentence in page
+
+
+def test_the_page_of_definitions_shows_the_table_of_its_results(request):
+    from analysis.definitions.summarise import changed, shown
+    from analysis.paired import markdown
+
+    folder = request.config.rootpath / "analysis/definitions"
+    table = pd.read_csv(folder / "definitions.csv")
+    page = (folder / "README.md").read_text()
+    assert markdown(shown(table)) in page
+    for sentence in changed(table):
+        assert f"- {sentence}" in page
+
+
 def test_the_page_of_the_observational_study_shows_the_tables_of_its_results(request):
     from analysis.observational.summarise import cells, estimates
     from analysis.paired import markdown
