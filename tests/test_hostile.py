@@ -22,6 +22,7 @@ from sift_graph.errors import DamagedStoreError, MaskError
 from sift_graph.network_work import load_network
 from sift_graph.report import write_report
 from sift_graph.store import RunReader, RunWriter, parse_json
+from sift_graph.store.packing import pack_run
 from sift_graph.table import analyze_runs, training_history
 from tests.hostile_runs import copy_run, peak_of
 from tests.runs import write_run
@@ -80,6 +81,7 @@ def rewrite(path: Path, change) -> None:
         ('"shape": [8, 6]', '"shape": [1000000, 1000000]', "claims more than 17179869184 entries"),
         ('"shape": [8, 6]', '"shape": [8, 6], "part": {"offset": [0, 0], "shape": [8, 6]}', "and is no shard"),
         ('"shape": [8, 6]', '"shape": [8, 6], "part": {"offset": [1, 0], "shape": [8, 6]}', "layer 'fc1' is not one"),
+        ('"groups": 1', '"groups": 0', "layer 'fc1' is not one of format"),
         ('"step": 10', '"step": 10, "rank": 3, "ranks": 2', "expected a rank below the number of ranks"),
     ],
 )
@@ -88,6 +90,18 @@ def test_a_header_under_a_right_hash_is_still_checked(run: Path, old, new, reaso
     rewrite(path, lambda text: text.replace(old, new, 1))
     with pytest.raises(DamagedStoreError, match=rf"step_000000010\.safetensors: .*{reason}"):
         RunReader(run).load_snapshot(10)
+
+
+def test_a_header_without_what_may_be_left_out_is_read_and_packed(run: Path):
+    path = RunReader(run).path(10)
+    before = RunReader(run).load_snapshot(10)
+    rewrite(
+        path, lambda text: text.replace('"source": "mapping", "ref": null, ', "").replace('"source": "mapping", ', "")
+    )
+    assert RunReader(run).load_layer(10, "fc1").source == "unknown"
+    assert not pack_run(run).skipped
+    after = RunReader(run).load_snapshot(10)
+    assert [mask.digest for mask in after] == [mask.digest for mask in before]
 
 
 def test_what_a_reader_of_shards_adds_is_not_believed_from_a_file(run: Path):

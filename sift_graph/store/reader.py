@@ -267,7 +267,7 @@ class RunReader:
         """
         if "shards" in entry:
             return stitch(self.run_dir / "masks", step, entry, weights=weights)
-        where = step if entry["ref"] is None else entry["ref"]
+        where = step if entry.get("ref") is None else entry["ref"]
         bits = read_bits(self.path, where, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
         return decode_layer(self.path(step), self.path(where), entry, weights=weights, bits=bits)
 

@@ -257,7 +257,7 @@ def decode_layer(
             f"{mask_path}: the mask of layer {layer!r} does not match its hash; the file was altered"
         )
     values = None
-    if weights and entry["weight_xxh3"] is not None:
+    if weights and entry.get("weight_xxh3") is not None:
         with open_snapshot(path) as file:
             stored = read_tensor(file, path, f"weight/{layer}")
         if xxhash.xxh3_128_hexdigest(stored.tobytes()) != entry["weight_xxh3"]:
@@ -270,7 +270,9 @@ def decode_layer(
             )
         values = stored.astype(np.float32)
     try:
-        mask = LayerMask(layer, shape, bits, values, entry["groups"], entry["layout"], entry["source"], part)
+        mask = LayerMask(
+            layer, shape, bits, values, entry["groups"], entry["layout"], entry.get("source", "unknown"), part
+        )
     except MaskError as error:
         raise DamagedStoreError(f"{path}: {error}") from error
     if mask.edges != entry["nnz"]:
@@ -377,6 +379,7 @@ def _check_entry(path: Path, entry: Any) -> None:
         and all(_is_count(n) and n > 0 for n in entry["shape"])
         and math.prod(entry["shape"]) <= MAX_ENTRIES
         and _is_count(entry.get("groups"))
+        and entry["groups"] > 0
         and _is_count(entry.get("nnz"))
         and isinstance(entry.get("xxh3"), str)
         and (entry.get("codec") == "zstd" or _is_change(entry))
