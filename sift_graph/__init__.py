@@ -59,6 +59,7 @@ _MODULES = (
     "network_graph",
     "plots",
     "report",
+    "sinks",
     "sparsify",
     "spectrum",
     "store",

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from sift_graph.arrays import as_array
 from sift_graph.bitmasks import with_bitmasks
 from sift_graph.errors import MaskError
-from sift_graph.masks import as_array, layer_name
+from sift_graph.masks import layer_name
 from sift_graph.packed import View
 from sift_graph.pairing import Archive, pair_by_name, pair_by_suffix, with_views
 from sift_graph.pickles import check_tuples

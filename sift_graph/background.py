@@ -52,6 +52,11 @@ class BackgroundWriter:
         self._failures = _Failures()
         self._thread: threading.Thread | None = None
         self._finish: weakref.finalize[..., BackgroundWriter] | None = None
+        self.refusing = False
+
+    def refuse(self) -> None:
+        """Take no more jobs: what was put is finished, what comes now is turned away."""
+        self.refusing = True
 
     @property
     def lost(self) -> bool:
@@ -75,8 +80,10 @@ class BackgroundWriter:
         Returns
         -------
         bool
-            Whether it was taken: false if the queue is full and `wait` is false.
+            Whether it was taken: false if the queue is full and `wait` is false, or after :meth:`refuse`.
         """
+        if self.refusing:
+            return False
         if self._thread is None:
             self._thread = threading.Thread(
                 target=_work, args=(self._queue, self._failures), name="sift-graph-writer", daemon=True
@@ -118,11 +125,15 @@ class BackgroundWriter:
         text = str(first) if isinstance(first, SiftGraphError) else f"{failures[0][0]} is lost ({first!r})"
         raise kind(f"{text}{more}") from first
 
-    def close(self) -> None:
-        """Finish all jobs, end the thread (a later job starts another), and raise what ever went wrong."""
+    def finish(self) -> None:
+        """Finish all jobs, and end the thread; a later job starts another."""
         if self._finish is not None:
             self._finish()
             self._thread = self._finish = None
+
+    def close(self) -> None:
+        """Finish all jobs, end the thread (a later job starts another), and raise what ever went wrong."""
+        self.finish()
         self.surface(again=True)
 
 

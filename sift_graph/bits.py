@@ -20,6 +20,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from sift_graph.pack_kernels import pack_chunks
+
 __all__ = [
     "count_columns",
     "count_rows",
@@ -405,35 +407,6 @@ def pack_rows(stream: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return out
 
 
-def _emit_pack_floats(typing: Any, source: Any, target: Any, chunks: Any) -> Any:
-    """Write one bit for each of 16 floats a chunk: whether it is not 0.0 (NaN is not)."""
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, target, chunks = arguments
-        half, single = ir.IntType(16), ir.VectorType(ir.FloatType(), 16)
-        zero = ir.Constant(single, [ir.Constant(ir.FloatType(), 0.0)] * 16)
-        before = builder.block
-        loop, after = builder.append_basic_block("chunks"), builder.append_basic_block("after")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        chunk = builder.phi(WORD)
-        chunk.add_incoming(WORD(0), before)
-        at = builder.add(source, builder.mul(chunk, WORD(64)))
-        values = builder.load(builder.inttoptr(at, single.as_pointer()), align=4)
-        packed = builder.bitcast(builder.fcmp_unordered("!=", values, zero), half)
-        builder.store(packed, builder.inttoptr(builder.add(target, builder.mul(chunk, WORD(2))), half.as_pointer()))
-        following = builder.add(chunk, WORD(1))
-        chunk.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_unsigned("<", following, chunks), loop, after)
-        builder.position_at_end(after)
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.uintp, types.uintp), emit
-
-
-_pack_floats: Any = intrinsic(_emit_pack_floats)
-
-
 @numba.njit(cache=True)
 def pack_nonzero(matrix: np.ndarray) -> np.ndarray:
     """Pack where a C-contiguous float32 matrix is not zero, in one pass over it."""
@@ -443,7 +416,7 @@ def pack_nonzero(matrix: np.ndarray) -> np.ndarray:
     chunks = columns // 16
     for r in range(rows):
         if chunks:
-            _pack_floats(
+            pack_chunks(
                 numba.uintp(first + 4 * r * columns), numba.uintp(into + 8 * r * out.shape[1]), numba.uintp(chunks)
             )
         for c in range(16 * chunks, columns):

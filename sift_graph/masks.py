@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
@@ -18,20 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from sift_graph.arrays import LARGE, as_array, check_name, check_shape, is_large_single, packed
 from sift_graph.errors import MaskError, UsageError, did_you_mean
 from sift_graph.part import Part, check_part
 
 __all__ = ["LayerMask", "Layout", "Part", "Snapshot", "layer_name", "match_layers"]
 
 Layout = Literal["oi", "io"]
-
-_WITHOUT_NUMPY = (
-    "torch.bfloat16",
-    "torch.float8_e4m3fn",
-    "torch.float8_e4m3fnuz",
-    "torch.float8_e5m2",
-    "torch.float8_e5m2fnuz",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,24 +131,101 @@ class LayerMask:
         >>> mask.edges, mask.density
         (3, 0.3333333333333333)
         """
-        dense = as_bool_array(layer, mask)
-        check_shape(layer, dense.shape if part is None else part.whole, groups, layout)
-        bits = np.packbits(np.ascontiguousarray(dense), axis=None, bitorder="little")
-        values = None
-        if weight is not None:
-            array = as_array(weight)
-            if array.shape != dense.shape:
-                raise MaskError(
-                    f"layer {layer!r}: the mask has shape {dense.shape} and the weight {array.shape}; "
-                    "pass both in the weight's own shape"
-                )
-            if array.dtype.kind not in "fiub":
-                raise MaskError(f"layer {layer!r}: expected a real weight, found dtype {array.dtype}")
-            if array.dtype not in (np.float32, np.float64):
-                array = array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32)
-            # for 23.5 M entries, half of them kept, array[dense] takes 99 ms and compress 22
-            values = np.ascontiguousarray(array).reshape(-1).compress(dense.reshape(-1))
-        return cls(layer, tuple(dense.shape), bits, values, groups, layout, source, part)
+        array = as_array(mask)
+        bits = packed(layer, array)
+        check_shape(layer, array.shape if part is None else part.whole, groups, layout)
+        found = cls(layer, tuple(array.shape), bits, None, groups, layout, source, part)
+        return found if weight is None else found.with_weight(weight)
+
+    @classmethod
+    def from_nonzero(
+        cls,
+        layer: str,
+        weight: Any,
+        *,
+        groups: int = 1,
+        layout: Layout = "oi",
+        source: str = "weight!=0",
+        part: Part | None = None,
+    ) -> LayerMask:
+        """Pack where a weight is not zero, without its values; NaN is not zero.
+
+        Parameters
+        ----------
+        layer : str
+            Name of the layer.
+        weight : array or tensor of float
+            Two or more axes.
+        groups, layout, source, part
+            As the attributes.
+
+        Returns
+        -------
+        LayerMask
+
+        Raises
+        ------
+        MaskError
+            If the weight has fewer than two axes, or is empty.
+        """
+        if getattr(weight, "is_cuda", False):
+            weight = weight.detach() != 0  # there: a quarter of the bytes to bring here
+        array = as_array(weight)
+        if not is_large_single(array):
+            return cls.from_dense(layer, array != 0, groups=groups, layout=layout, source=source, part=part)
+        from sift_graph.pack_kernels import pack_nonzero
+
+        check_shape(layer, array.shape if part is None else part.whole, groups, layout)
+        bits, _ = pack_nonzero(np.ascontiguousarray(array).reshape(-1))
+        return cls(layer, tuple(array.shape), bits, None, groups, layout, source, part)
+
+    def with_weight(self, weight: Any) -> LayerMask:
+        """Return the same mask with the weights at its set bits.
+
+        Parameters
+        ----------
+        weight : array or tensor of float
+            In the mask's shape.
+
+        Returns
+        -------
+        LayerMask
+
+        Raises
+        ------
+        MaskError
+            If it differs in shape, or is not real.
+        """
+        array = as_array(weight)
+        if array.shape != self.shape:
+            raise MaskError(
+                f"layer {self.layer!r}: the mask has shape {self.shape} and the weight {array.shape}; "
+                "pass both in the weight's own shape"
+            )
+        if array.dtype.kind not in "fiub":
+            raise MaskError(f"layer {self.layer!r}: expected a real weight, found dtype {array.dtype}")
+        if array.dtype not in (np.float32, np.float64):
+            array = array.astype(np.float64 if array.dtype.itemsize > 2 else np.float32)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        if flat.size < LARGE:
+            return self._with_values(flat.compress(self.mask.reshape(-1)))
+        from sift_graph.pack_kernels import pick
+
+        values = np.empty(self.edges, flat.dtype)
+        pick(self.bits, flat, values)
+        return self._with_values(values)
+
+    def without_values(self) -> LayerMask:
+        """Return the same mask without weights."""
+        return self if self.values is None else self._with_values(None)
+
+    def _with_values(self, values: np.ndarray | None) -> LayerMask:
+        """Return the same mask with other values, and what is known of it."""
+        found = replace(self, values=values)
+        for name in ("edges", "digest"):  # the mask is the same, so are its count and its hash
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
+        return found
 
     @cached_property
     def edges(self) -> int:
@@ -243,105 +313,6 @@ class Snapshot:
         return iter(self.layers.values())
 
 
-def as_array(value: Any) -> np.ndarray:
-    """Read an array or tensor as a numpy array; a tensor is detached and brought to the host first."""
-    if hasattr(value, "detach"):
-        value = value.detach()
-        if str(value.layout) != "torch.strided":  # COO, CSR, BSR, ...
-            value = value.to_dense()
-        value = value.cpu()
-        if str(value.dtype) in _WITHOUT_NUMPY:
-            value = value.float()
-        value = value.numpy()
-    return np.asarray(value)
-
-
-def as_bool_array(layer: str, mask: Any) -> np.ndarray:
-    """Read a mask given as bools or as zeros and ones.
-
-    Parameters
-    ----------
-    layer : str
-        Name of the layer, for the error.
-    mask : array or tensor
-
-    Returns
-    -------
-    ndarray of bool
-
-    Raises
-    ------
-    MaskError
-        If any entry is neither 0 nor 1.
-    """
-    array = as_array(mask)
-    if array.dtype == np.bool_:
-        return array
-    if array.dtype.kind not in "fiu":
-        raise MaskError(f"layer {layer!r}: expected a mask of bools or of zeros and ones, found dtype {array.dtype}")
-    ones = array == 1
-    odd = ~(ones | (array == 0))
-    if odd.any():
-        where = tuple(int(i) for i in np.argwhere(odd)[0])
-        raise MaskError(
-            f"layer {layer!r}: expected a mask of zeros and ones, found {array[where]} at {where} and "
-            f"{int(odd.sum())} such entries in all; pass `weight != 0` for the support of a weight, or "
-            "`mask >= threshold` for a soft mask"
-        )
-    return np.asarray(ones)
-
-
-def check_name(layer: str) -> None:
-    """Refuse a layer name that cannot be written to a file as text.
-
-    Parameters
-    ----------
-    layer : str
-        Any text: slashes, dots, quotes and line breaks included.
-
-    Raises
-    ------
-    MaskError
-        If it is not a string, or not valid Unicode.
-    """
-    if not isinstance(layer, str):
-        raise MaskError(f"expected the name of a layer, found {layer!r}; pass what model.named_modules() gives")
-    try:
-        layer.encode()
-    except UnicodeEncodeError as error:
-        raise MaskError(f"layer {layer!r}: the name is not valid Unicode ({error.reason}); rename it") from error
-
-
-def check_shape(layer: str, shape: tuple[int, ...], groups: int, layout: str) -> None:
-    """Refuse a shape, a number of groups or a layout that no layer has.
-
-    Parameters
-    ----------
-    layer : str
-    shape : tuple of int
-    groups : int
-    layout : str
-
-    Raises
-    ------
-    MaskError
-        With the layer, what was found and what was expected.
-    """
-    if len(shape) < 2 or min(shape) < 1:
-        raise MaskError(
-            f"layer {layer!r}: expected a mask with 2 or more axes, none of them empty, found shape {tuple(shape)}; "
-            "pass it in the weight's own shape, (out, in) or (out, in, *kernel)"
-        )
-    if layout not in ("oi", "io"):
-        raise MaskError(f"layer {layer!r}: expected layout 'oi' or 'io', found {layout!r}")
-    out = shape[0] if layout == "oi" else shape[-1]
-    if groups < 1 or out % groups:
-        raise MaskError(
-            f"layer {layer!r}: {groups} groups do not divide its {out} outputs; "
-            "pass the convolution's own number of groups"
-        )
-
-
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -374,16 +345,17 @@ def layer_name(parameter: str) -> str:
     return ".".join(parts)
 
 
-def match_layers(names: list[str], pattern: str | None) -> list[str]:
-    """Select layer names by a glob, several of them separated by commas.
+def match_layers(names: list[str], pattern: str | Sequence[str] | None) -> list[str]:
+    """Select layer names by globs.
 
     Parameters
     ----------
     names : list of str
         What exists, in order.
-    pattern : str or None
-        For instance ``"stage3.*,head"``; None or ``"*"`` selects all. A name that is written out exactly is
-        taken as it is, so that names with brackets can be asked for.
+    pattern : str or sequence of str or None
+        For instance ``"stage3.*,head"``, separated by commas, or ``["stage3.*", "head"]``, where commas belong to
+        names; None or ``"*"`` selects all. A name that is written out exactly is taken as it is, so that names with
+        brackets can be asked for.
 
     Returns
     -------
@@ -399,12 +371,17 @@ def match_layers(names: list[str], pattern: str | None) -> list[str]:
     --------
     >>> match_layers(["stem", "stage1.conv", "stage2.conv"], "stage*.conv")
     ['stage1.conv', 'stage2.conv']
+    >>> match_layers(["stem", "stage1.conv", "stage2.conv"], ["stem", "stage2.*"])
+    ['stem', 'stage2.conv']
     """
-    if pattern in (None, "*"):
+    if pattern is None or pattern == "*":
         return list(names)
-    if pattern in names:
-        return [str(pattern)]
-    globs = [part.strip() for part in str(pattern).split(",")]
+    if isinstance(pattern, str):
+        if pattern in names:
+            return [pattern]
+        globs = [part.strip() for part in pattern.split(",")]
+    else:
+        globs = list(pattern)
     found = [name for name in names if any(name == glob or fnmatchcase(name, glob) for glob in globs)]
     if not found:
         raise UsageError(f"no layer matches {pattern!r}{did_you_mean(str(pattern), names[:40])}")

@@ -237,7 +237,7 @@ def join(
     facts = _announce(place, f"sift_graph {run_dir.name}", facts)  # machines may mount it elsewhere
     if sharded:
         return ShardWriter(run_dir, facts["run_id"], place.rank, place.world, facts["newest"], writer)
-    return writer if writer is not None else SilentWriter(facts["newest"])
+    return writer if writer is not None else SilentWriter(run_dir, facts["run_id"], facts["newest"])
 
 
 def _announce(place: Place, topic: str, facts: Mapping[str, Any]) -> dict[str, Any]:

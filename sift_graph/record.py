@@ -1,8 +1,8 @@
 """Record the masks of a training run, from inside any training loop, without touching it.
 
 The training thread looks the masks up, packs and hashes them, and copies the weights that they keep. A background
-thread compresses and writes, behind a bounded queue. The recorder draws no random number, changes no tensor and holds
-the model by a weak reference.
+thread compresses and writes, behind a bounded queue (:mod:`sift_graph.recording`). The recorder draws no random number,
+changes no tensor and holds the model by a weak reference.
 
 Set ``SIFT_GRAPH_DISABLED=1`` in the environment to turn every recorder into one that does nothing.
 """
@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sift_graph.background import BackgroundWriter
-from sift_graph.errors import MaskError, RunDirectoryError, SiftGraphError, UsageError
-from sift_graph.masks import LayerMask, Snapshot, layer_name, match_layers
-from sift_graph.ranks import ALONE, check_equal, find_place, is_sharded, join, local_part, unwrapped
-from sift_graph.store import RunWriter, ShardWriter, SilentWriter, WeightPolicy
+from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError
+from sift_graph.masks import LayerMask
+from sift_graph.ranks import unwrapped
+from sift_graph.recording.by_hand import ByHand
+from sift_graph.recording.cadence import Cadence, Schedule
+from sift_graph.recording.looking import Looking, Subject, record_graph
+from sift_graph.recording.measuring import Measurer
+from sift_graph.recording.pipeline import Pipeline, RecorderWarning
+from sift_graph.recording.reading import check_choice, find_hook, read_masks
+from sift_graph.recording.together import Together
+from sift_graph.sinks import Teller
+from sift_graph.store import ShardWriter, WeightPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -35,30 +40,32 @@ logger = logging.getLogger(__name__)
 DISABLED = "SIFT_GRAPH_DISABLED"
 
 
-class RecorderWarning(UserWarning):
-    """Something about a recording that the user should know while training goes on."""
-
-
-class MaskRecorder:
+class MaskRecorder(ByHand):
     """Record the masks of one training run into one run directory.
 
     Parameters
     ----------
     run_dir : path
-        Made if need be.
+        Made if need be. One live process records into it: a second one gets an error.
     source : str
         Where to look for masks: ``"auto"``, or a name in :data:`sift_graph.sources.SOURCES`, such as ``"weight!=0"``.
-    layers : str, optional
-        Globs of layer names to record, separated by commas; all if not given.
+    layers : str or sequence of str, optional
+        Globs of layer names to record, in one text separated by commas or one by one; all if not given.
     every : int, optional
-        Look at the masks every so many optimizer steps; at each step if not given, which hashes every mask at every
-        step.
+        Look at the masks every so many optimizer steps. Without `every` and `schedule` at each step, which hashes
+        every mask at every step.
+    schedule : callable or iterable of int, optional
+        Look at these steps, or at those for which a function of the step is true; beside those of `every`.
     on_change : bool
         Of the steps looked at, record only those at which a mask differs from the last one recorded (by hash, never
         by a library's flag). With False, all of them: so the weights of a static mask get a history too.
     weights : {"none", "fp16", "fp32"}
-        How the weights under the masks are stored with each snapshot. In fp16 they take three times the space of the
+        How the weights under the masks are stored with a snapshot. In fp16 they take three times the space of the
         masks at a tenth of the weights kept.
+    weights_every : int, optional
+        Store weights at a cadence of their own: every so many steps, masks changed or not, and else only with the
+        first snapshot and with the one of :meth:`detach`, if its step is not recorded yet. With each snapshot if not
+        given.
     when : {"post_step", "pre_step"}
         Look right after an optimizer step, or right before the next one. A library that moves its masks after
         ``optimizer.step()`` needs ``"pre_step"``. Either way a snapshot bears the number of finished steps.
@@ -73,6 +80,9 @@ class MaskRecorder:
         is recorded: for the metrics of the whole network, and for unrolled graphs.
     queue_size : int
         Snapshots that may wait to be written.
+    policy : {"block", "drop"}
+        What to do when the queue is full: let training wait, or drop the snapshot, count it in :attr:`dropped` and
+        warn. The first and the last state, and rows of metrics, are never dropped.
     check_ranks : bool or int
         Under data parallelism, compare the masks of all processes whenever they are looked at, or every so many steps:
         what differs is an error at :meth:`attach` and a warning later. The processes exchange hashes, so all must
@@ -81,14 +91,16 @@ class MaskRecorder:
         With ``"together"`` the processes of ``torch.distributed`` record one run: the first one does, and the others do
         nothing; or each its own part, where parameters are shared out (``fully_shard``). With ``"each"`` this process
         records a run of its own.
-    policy : {"block", "drop"}
-        What to do when the queue is full: let training wait, or drop the snapshot, count it in :attr:`dropped` and
-        warn.
+    measure : bool, str or iterable of str
+        Measure each snapshot once it is on disk, in another process of one thread and low priority: True or
+        ``"core"``, or metrics as :func:`sift_graph.metrics.select` takes them. Rows ``{"step": ..., "measured":
+        {layer: {metric: value}}}`` go to ``metrics.jsonl``. Where that lags, snapshots are passed over and counted.
+    log_to : object or sequence of objects, optional
+        Send the scalars of :meth:`log` and of `measure` on, from a thread of their own: a TensorBoard
+        ``SummaryWriter``, a wandb run, the module ``mlflow`` with an active run, or a function of step and scalars.
 
     Attributes
     ----------
-    dropped : int
-        Snapshots dropped because the queue was full.
     step : int
         Optimizer steps done so far, while attached.
     epoch : float or None
@@ -97,15 +109,19 @@ class MaskRecorder:
     Raises
     ------
     RunDirectoryError
-        If `run_dir` holds another run and `resume` is false, or something else than a run, or cannot be written to.
+        If `run_dir` holds another run and `resume` is false, or something else than a run, or is being written to by
+        another recorder, or cannot be written to.
     UsageError
         If an option is not one of those above.
 
     Notes
     -----
-    An error of the background thread, a full disk for instance, does not stop training: a hook warns, and the next
-    call by hand (:meth:`snapshot`, :meth:`log`, :meth:`flush`) and :meth:`close` raise it. What was recorded before
-    stays whole, and later snapshots are tried again.
+    An error of the background thread, a full disk for instance, does not stop training: the next hook,
+    :meth:`snapshot` or :meth:`log` warns of it, once, and :meth:`flush` and :meth:`close` raise it. What was recorded
+    before stays whole, and later snapshots are tried again.
+
+    While a recorder made on the main thread is open, and where Python's default is in place, SIGTERM first writes what
+    was handed on.
 
     Examples
     --------
@@ -123,10 +139,12 @@ class MaskRecorder:
         run_dir: str | os.PathLike[str],
         *,
         source: str = "auto",
-        layers: str | None = None,
+        layers: str | Sequence[str] | None = None,
         every: int | None = None,
+        schedule: Schedule | None = None,
         on_change: bool = True,
         weights: WeightPolicy = "fp16",
+        weights_every: int | None = None,
         when: Literal["post_step", "pre_step"] = "post_step",
         resume: bool = False,
         about: Mapping[str, Any] | None = None,
@@ -134,74 +152,59 @@ class MaskRecorder:
         example_input: Any = None,
         queue_size: int = 2,
         policy: Literal["block", "drop"] = "block",
+        measure: bool | str | Iterable[str] = False,
+        log_to: Any = None,
         check_ranks: bool | int = False,
         ranks: Literal["together", "each"] = "together",
     ) -> None:
-        _check_choice("weights", weights, ("none", "fp16", "fp32"))
-        _check_choice("when", when, ("post_step", "pre_step"))
-        _check_choice("policy", policy, ("block", "drop"))
-        _check_choice("ranks", ranks, ("together", "each"))
-        if check_ranks < 0:
-            raise UsageError(f"check_ranks: expected True, or every how many steps, found {check_ranks}")
-        if every is not None and every < 1:
-            raise UsageError(f"every: expected 1 or more optimizer steps, found {every}; leave it out for each step")
+        cadence = Cadence.make(every, schedule, weights_every)
+        choices = {"weights": weights, "when": when}
+        looking = Looking.make(source=source, layers=layers, cadence=cadence, on_change=on_change, **choices)
+        check_choice("policy", policy, ("block", "drop"))
+        check_choice("ranks", ranks, ("together", "each"))
         if queue_size < 1:
             raise UsageError(f"queue_size: expected 1 or more snapshots, found {queue_size}")
         self.run_dir = Path(run_dir).absolute()  # some training scripts change the working directory
         self.source = source
-        self.layers = layers
+        self.layers = looking.layers
         self.every = every
         self.on_change = on_change
         self.weights: WeightPolicy = weights
         self.when = when
         self.policy = policy
         self.example_input = example_input
-        self.dropped = 0
         self.step = 0
         self.epoch: float | None = None
         self._resume = resume
-        self._digests: dict[str, str] = {}  # of the last snapshot, on disk or handed on
-        self._newest: int | None = None  # step of the last snapshot, on disk or handed on
-        self._masks: Any = None
-        self._model: weakref.ref[Any] | None = None
-        self._optimizer: weakref.ref[Any] | None = None
+        self._subject: Subject | None = None
         self._handle: Any = None
-        self._warned = False
-        self._differing: set[str] = set()
-        self.check_ranks = check_ranks
         self._queue_size = queue_size
-        self._together = ranks == "together"
-        self._place = find_place() if self._together else ALONE
-        self._has_joined = self._place.world == 1
-        self._writer: RunWriter | ShardWriter | SilentWriter | None = None
-        self._background: BackgroundWriter | None = None
-        if os.environ.get(DISABLED, "0") not in ("", "0"):
+        self._together = Together(
+            check_ranks, together=ranks == "together", drops=policy == "drop", measures=bool(measure)
+        )
+        self._is_disabled = os.environ.get(DISABLED, "0") not in ("", "0")
+        if self._is_disabled:
             logger.info("%s is set: nothing is recorded in %s", DISABLED, self.run_dir)
-            self._has_joined = True
+            super().__init__(looking, None)
             return
-        if self._place.rank > 0:
-            logger.info("rank %d of %d: rank 0 records in %s", self._place.rank, self._place.world, self.run_dir)
+        place = self._together.place
+        if place.rank > 0:
+            logger.info("rank %d of %d: rank 0 records in %s", place.rank, place.world, self.run_dir)
+            super().__init__(looking, None)
             return
-        settings = {"source": source, "layers": layers, "every": every, "on_change": on_change, "when": when}
-        self._writer = RunWriter(
+        pipeline = Pipeline(
             self.run_dir,
+            weights=weights,
+            queue_size=queue_size,
+            policy=policy,
+            measurer=Measurer(measure) if measure else None,
+            teller=None if log_to is None else Teller(log_to),
             about=about or {},
             layers=layer_table or (),
             resume=resume,
-            recorder={**settings, "weights": weights, "policy": policy},
+            recorder={**looking.described(), "policy": policy},
         )
-        self._newest, self._digests = self._writer.newest, self._writer.digests
-        self._background = BackgroundWriter(queue_size)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is recorded; false if ``SIFT_GRAPH_DISABLED`` was set, or if another process does."""
-        return self._background is not None
-
-    @property
-    def newest(self) -> int | None:
-        """Step of the newest snapshot, on disk or handed on; None before the first."""
-        return self._newest
+        super().__init__(looking, pipeline)
 
     @property
     def attached(self) -> bool:
@@ -239,45 +242,41 @@ class MaskRecorder:
         UsageError
             If it is attached to another model or optimizer, or the optimizer has no step hooks.
         MaskError
-            If the model has no masks, or one is not 0/1, or, with `check_ranks`, if processes differ in one.
+            If the model has no masks, or one is not 0/1.
         RunDirectoryError
             If a later step is recorded already and the recorder was not made with ``resume=True``.
         """
         self._join(model, masks)
-        if self._background is None or self._writer is None:
+        if self._pipeline is None:
             return self
         if self.attached:
-            if self._get_model() is model and self._get_optimizer() is optimizer:
+            assert self._subject is not None
+            if self._subject.model is model and self._subject.optimizer is optimizer:
                 return self
             raise UsageError("the recorder is attached to another model or optimizer; call detach() first")
-        hook = "register_step_post_hook" if self.when == "post_step" else "register_step_pre_hook"
-        hooked = _innermost(optimizer)
-        if optimizer is not None and not hasattr(hooked, hook):
-            raise UsageError(
-                f"expected a torch.optim.Optimizer, found {type(optimizer).__name__}, which has no {hook}; "
-                "call recorder.snapshot(step, masks) in the training loop instead"
-            )
+        hook = find_hook(optimizer, self.when)
         from sift_graph.sources import layer_table
 
-        self._background.surface()
-        self._model, self._masks = weakref.ref(model), masks
-        self._optimizer = None if optimizer is None else weakref.ref(optimizer)
-        self.step = step if step is not None else (self._newest or 0)
+        pipeline = self._pipeline
+        pipeline.begin()
+        self._subject = subject = Subject(model, optimizer, masks)
+        self.step = step if step is not None else (pipeline.newest or 0)
         try:
-            if self._newest is not None and self.step < self._newest:
-                if not self._resume:
-                    raise RunDirectoryError(
-                        f"{self.run_dir}: step {self._newest} is recorded already, so a recording cannot begin at step "
-                        f"{self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
-                    )
+            if self._resume:  # in any case: rows of metrics reach further than snapshots
                 self.rewind(self.step)
-            if self._newest is None and not self._writer.layers:
-                writer, table = self._writer, layer_table(model)
-                self._background.put(lambda: writer.write_layers(table), "the layer table")
-            if self._newest is None and self.example_input is not None:
-                self._record_graph(model)
-            self._look(first=True)
-            self._handle = _NoHook() if optimizer is None else getattr(hooked, hook)(self._hook)
+            elif pipeline.newest is not None and self.step < pipeline.newest:
+                raise RunDirectoryError(
+                    f"{self.run_dir}: step {pipeline.newest} is recorded already, so a recording cannot begin at "
+                    f"step {self.step}; pass step=..., or make the recorder with resume=True to put the rest aside"
+                )
+            if pipeline.newest is None and not pipeline.writer.layers:
+                pipeline.write_layers(layer_table(model))
+            if pipeline.newest is None and self.example_input is not None:
+                record_graph(pipeline, unwrapped(model), self.example_input)
+            if self._together.check_ranks:
+                self._together.compare(self._packed(subject), self.step)
+            self._looking.look(pipeline, subject, self.step, self.epoch, always=True)
+            self._handle = hook(self._hook)
         except BaseException:
             self.detach()
             raise
@@ -285,42 +284,39 @@ class MaskRecorder:
 
     def _join(self, model: Any, masks: Any) -> None:
         """Take part in what the other processes do, if there are any: record a part, or compare."""
-        now = find_place() if self._together else ALONE
-        if now.world > 1 and now != self._place:
-            raise UsageError(
-                f"the recorder was made before this process knew to be rank {now.rank} of {now.world}; make it after "
-                "init_process_group(), or with ranks='each' if each process records a run of its own"
-            )
-        sharded = not self._has_joined and is_sharded(model, masks)
-        if self._has_joined or not (sharded or self.check_ranks):
+        if self._is_disabled:
             return
-        if sharded and model is not None and self.every is None and self.on_change:
-            raise UsageError(
-                "every: the parameters are shared out over processes, none of which knows whether a mask changed on "
-                "another; say every how many steps to record (every=100), or on_change=False for each step"
-            )
-        if sharded and self.policy == "drop":
-            raise UsageError("policy: a snapshot that one process drops is lost for all; use policy='block'")
-        writer = self._writer if isinstance(self._writer, RunWriter) else None
-        self._writer = join(self._place, self.run_dir, writer, sharded=sharded, resume=self._resume)
-        self._has_joined = True
-        self.on_change = self.on_change and not sharded
-        self._newest, self._digests = self._writer.newest, self._writer.digests
-        if self._background is None:
-            self._background = BackgroundWriter(self._queue_size)
+        writer = self._together.join(self.run_dir, self._pipeline, self._looking, model, masks, resume=self._resume)
+        if isinstance(writer, ShardWriter):  # a mask may have changed on another process alone
+            self._looking = replace(self._looking, on_change=False)
+        if writer is not None and self._pipeline is not None:
+            self._pipeline.adopt(writer)
+        elif writer is not None:
+            options: dict[str, Any] = {"queue_size": self._queue_size, "policy": self.policy}
+            self._pipeline = Pipeline(self.run_dir, weights=self.weights, writer=writer, **options)
 
-    def _record_graph(self, model: Any) -> None:
-        """Write how the layers of the model hang together, or warn that it cannot be seen."""
-        assert self._background is not None
-        assert self._writer is not None
-        from sift_graph.model_graph import trace_graph
+    def _packed(self, subject: Subject) -> dict[str, LayerMask]:
+        return {name: one.mask for name, one in subject.find(self._looking).items()}
 
-        try:
-            record, writer = trace_graph(unwrapped(model), self.example_input).record(), self._writer
-        except UsageError as error:
-            warnings.warn(f"the network graph is not recorded: {error}", RecorderWarning, stacklevel=3)
-            return
-        self._background.put(lambda: writer.write_graph(record), "the network graph")
+    def snapshot(
+        self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None, if_due: bool = False
+    ) -> bool:
+        """Record masks by hand; as :meth:`ByHand.snapshot`, with the other processes if there are any.
+
+        Parameters
+        ----------
+        step, masks, epoch, if_due
+            As there.
+
+        Returns
+        -------
+        bool
+            As there.
+        """
+        self._join(None, masks)
+        if self._together.check_ranks:
+            self._together.compare(read_masks(step, masks, self.layers), step)
+        return super().snapshot(step, masks, epoch=epoch, if_due=if_due)
 
     def detach(self) -> None:
         """Stop following the optimizer, let go of everything, and record where it stands; may be called again.
@@ -331,22 +327,53 @@ class MaskRecorder:
         try:
             if following is not None:
                 following.remove()
-                if self._get_model() is not None and self.step != self._newest:
-                    self._watch(last=True)
+                assert self._pipeline is not None
+                self._pipeline.background.wait()  # until it is known whether this step is on disk
+                self._watch(always=True)
         finally:
-            self._model = self._optimizer = self._masks = None
-
-    def _get_model(self) -> Any:
-        return None if self._model is None else self._model()
-
-    def _get_optimizer(self) -> Any:
-        return None if self._optimizer is None else self._optimizer()
+            self._subject = None
 
     def after_step(self) -> None:
         """Say that a step was made, for an optimizer without hooks, attached as None."""
         if self.attached:
             self.step += 1
             self._watch()
+
+    def end_epoch(
+        self, epoch: float | None = None, *, step: int | None = None, masks: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Look at the masks at the end of an epoch, whether `every` and `schedule` ask for it or not.
+
+        Parameters
+        ----------
+        epoch : float, optional
+            Passes over the data so far; recorded with this snapshot and those that follow.
+        step, masks : optional
+            As for :meth:`snapshot`, for a recorder that is not attached.
+
+        Returns
+        -------
+        bool
+            Whether a snapshot was handed on: false if this step is recorded already, or if `on_change` holds and no
+            mask has changed.
+
+        Raises
+        ------
+        UsageError
+            If the recorder is neither attached nor given step and masks.
+        """
+        if epoch is not None:
+            self.epoch = float(epoch)
+        if self._pipeline is None:
+            return False
+        if step is not None and masks is not None:
+            self._join(None, masks)
+            return self._looking.take(self._pipeline, step, masks, self.epoch, due=True)
+        if not self.attached:
+            raise UsageError("end_epoch: the recorder is not attached; attach it, or pass step=... and masks=...")
+        before = self.newest
+        self._watch(due=True)
+        return self.newest != before
 
     def _hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Follow one optimizer step."""
@@ -357,156 +384,18 @@ class MaskRecorder:
             self.step += 1
             self._watch()
 
-    def _watch(self, *, last: bool = False) -> None:
+    def _watch(self, *, due: bool = False, always: bool = False) -> None:
         """Look, but let no error of ours stop the training: warn, once."""
-        assert self._background is not None
-        acts: tuple[Callable[[], None], ...] = (self._background.surface, partial(self._look, last=last))
-        for act in acts:
-            try:
-                act()
-            except SiftGraphError as error:
-                if not self._warned:
-                    self._warned = True
-                    warnings.warn(f"training goes on, but {error}", RecorderWarning, stacklevel=3)
-
-    def _look(self, *, first: bool = False, last: bool = False) -> None:
-        """Take a snapshot of the model if one is due."""
-        model = self._get_model()
-        if model is None:
-            return
-        if self.check_ranks and not last and self._place.world > 1:
-            self._compare(model, first=first)
-        due = first or last or self.every is None or self.step % self.every == 0
-        if not due or self.step == self._newest:
-            return
-        if self.on_change and not (first or last) and not self._changed(self._find(model, weights=False)):
-            return
-        found = self._find(model, weights=self.weights != "none")
-        self._hand_on(Snapshot(self.step, found, self.epoch))
-
-    def _compare(self, model: Any, *, first: bool) -> None:
-        """Compare the masks with those of the other processes, if that is due."""
-        every = (self.every or 1) if self.check_ranks is True else int(self.check_ranks)
-        if not first and self.step % every:
-            return
+        pipeline, subject = self._pipeline, self._subject
+        assert pipeline is not None
+        assert subject is not None
+        pipeline.begin()
         try:
-            check_equal(self._place, self._find(model, weights=False), self.step)
-        except MaskError as error:
-            if first:
-                raise
-            what = str(error).partition(": ")[2]
-            if what not in self._differing:
-                self._differing.add(what)
-                warnings.warn(f"training goes on, but {error}", RecorderWarning, stacklevel=4)
-
-    def _find(self, model: Any, *, weights: bool) -> dict[str, LayerMask]:
-        from sift_graph.sources import FROM_ZEROS, find_masks
-
-        return find_masks(
-            model,
-            self._get_optimizer(),
-            masks=self._masks,
-            layers=self.layers,
-            source=self.source,
-            from_zeros=self.source == FROM_ZEROS,
-            weights=weights,
-        )
-
-    def _changed(self, layers: Mapping[str, LayerMask]) -> bool:
-        assert self._background is not None
-        assert self._writer is not None
-        if self._background.lost:  # a snapshot never reached the disk: forget what it held
-            self._background.wait()
-            self._digests, self._newest = {}, self._writer.newest
-        return any(self._digests.get(name) != layer.digest for name, layer in layers.items())
-
-    def snapshot(
-        self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None, if_due: bool = False
-    ) -> bool:
-        """Record masks by hand, for a loop that has no optimizer hooks.
-
-        Parameters
-        ----------
-        step : int
-            Optimizer steps done so far; larger than that of the snapshot before.
-        masks : mapping
-            From layer or parameter names to :class:`LayerMask`, to bool or 0/1 arrays or tensors, or to
-            ``(mask, weight)`` pairs.
-        epoch : float, optional
-            Passes over the data so far.
-        if_due : bool
-            Obey `every` and `on_change`, as hooks do. By default what is handed over is recorded.
-
-        Returns
-        -------
-        bool
-            Whether a snapshot was handed on: false if the recorder is disabled, if the queue was full and the policy
-            is ``"drop"``, if it is not due, or if this step is recorded already, with the same masks.
-
-        Raises
-        ------
-        MaskError
-            If a mask is not one, or, with `check_ranks`, if processes differ in one.
-        UsageError
-            If `masks` is not a mapping, two masks belong to the same layer, or no layer matches `layers`.
-        RunDirectoryError
-            If the step is recorded already with other masks, or is earlier than the newest one; or if an earlier
-            snapshot could not be written.
-        """
-        if isinstance(masks, Mapping):
-            self._join(None, masks)
-        if self._background is None:
-            return False
-        self._background.surface()
-        if not isinstance(masks, Mapping):
-            raise UsageError(
-                f"masks: expected a mapping of layer names to masks, found {type(masks).__name__}; for a model, pass "
-                "sift_graph.sources.find_masks(model)"
-            )
-        given = {mask.layer if isinstance(mask, LayerMask) else layer_name(n): mask for n, mask in masks.items()}
-        if len(given) < len(masks):
-            raise UsageError(f"step {step}: two of the masks belong to the same layer; known: {', '.join(given)}")
-        layers = {name: _as_layer_mask(name, given[name]) for name in match_layers(list(given), self.layers)}
-        snapshot = Snapshot(step, layers, epoch)
-        if self.check_ranks and self._place.world > 1:
-            check_equal(self._place, layers, step)
-        changed = self._changed(layers)
-        if snapshot.step == self._newest and not changed:
-            return False
-        if if_due and ((self.every and step % self.every) or (self.on_change and not changed)):
-            return False
-        if self._newest is not None and snapshot.step <= self._newest:
-            raise RunDirectoryError(
-                f"{self.run_dir}: step {self._newest} is recorded already, so step {snapshot.step} cannot follow with "
-                "these masks; number the snapshots by optimizer steps, or go back with recorder.rewind(step)"
-            )
-        return self._hand_on(snapshot)
-
-    def _hand_on(self, snapshot: Snapshot) -> bool:
-        assert self._background is not None
-        assert self._writer is not None
-        if self._newest is None:
-            _warn_if_all_ones(snapshot)
-        writer, weights = self._writer, self.weights
-        put = self._background.put(
-            lambda: writer.write_snapshot(snapshot, weights=weights),
-            f"the snapshot of step {snapshot.step}",
-            wait=self.policy == "block",
-        )
-        if not put:
-            self.dropped += 1
-            if self.dropped == 1:
-                warnings.warn(
-                    f"the disk is slower than the training: the snapshot of step {snapshot.step} was dropped, and so "
-                    "will be others (recorder.dropped counts them); record less often, without weights, or with "
-                    "policy='block'",
-                    RecorderWarning,
-                    stacklevel=3,
-                )
-            return False
-        self._digests = {name: layer.digest for name, layer in snapshot.layers.items()}
-        self._newest = snapshot.step
-        return True
+            if not always and self._together.compares_at(self.step, self.every) and subject.model is not None:
+                self._together.warn_of_difference(pipeline, self._packed(subject), self.step)
+            self._looking.look(pipeline, subject, self.step, self.epoch, due=due, always=always)
+        except SiftGraphError as error:
+            pipeline.warn("lost", f"training goes on, but {error}")
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``.
@@ -516,31 +405,19 @@ class MaskRecorder:
         row : mapping
             For instance ``{"step": 100, "epoch": 1.0, "loss": 0.3, "val_accuracy": 0.9}``; numbers, texts, tensors of
             one element. What is not finite becomes null. The step of :meth:`attach` is put in if there is none.
-        """
-        if self._background is None or self._writer is None:
-            return
-        self._background.surface()
-        numbered = {"step": self.step, **row} if self.attached else dict(row)
-        writer, line = self._writer, RunWriter.encode_metrics(numbered)  # now: a tensor may change before it is written
-        self._background.put(lambda: writer.append_line(line), f"the metrics of step {numbered.get('step')}")
 
-    def rewind(self, step: int) -> None:
-        """Put aside what was recorded after `step`, for a job that goes on from there; nothing is deleted.
-
-        Parameters
-        ----------
-        step : int
-            The last step that stays.
+        Raises
+        ------
+        RunDirectoryError
+            If the recorder was closed, and another one writes to the directory now.
         """
-        if self._background is None or self._writer is None:
-            return
-        self.flush()
-        self._writer.rewind(step)  # the background thread has nothing to do, so this one may use the writer
-        self._newest, self._digests = self._writer.newest, self._writer.digests
+        if self._pipeline is not None:
+            self._pipeline.begin()
+            self._pipeline.log({"step": self.step, **row} if self.attached else dict(row))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer steps seen, for a checkpoint."""
-        return {"step": self.step}
+        """Return the optimizer steps seen and the run's id, for a checkpoint."""
+        return {"step": self.step, "run_id": self.run_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the step of a checkpoint; what was recorded after it is put aside.
@@ -548,25 +425,24 @@ class MaskRecorder:
         Parameters
         ----------
         state : mapping
-            As :meth:`state_dict` gave it.
+            As :meth:`state_dict` gave it. One of another run is a warning where nothing is recorded yet.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it belongs to another run, and this one holds snapshots.
         """
         self.step = int(state["step"])
-        if self._newest is not None and self.step < self._newest:
-            self.rewind(self.step)
-
-    def flush(self) -> None:
-        """Wait until all that was handed on is on disk, and raise what went wrong since the last call."""
-        if self._background is not None:
-            self._background.wait()
-            self._background.surface()
+        if self._pipeline is not None:
+            self._pipeline.go_on_from(self.step, state.get("run_id"))
 
     def close(self) -> None:
         """Detach, wait until all is on disk, and raise what went wrong, if anything ever did; may be called again."""
         try:
             self.detach()
         finally:
-            if self._background is not None:
-                self._background.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -584,42 +460,3 @@ class MaskRecorder:
             self.close()
         except SiftGraphError as lost:
             logger.error("while training broke off: %s", lost)  # the error on its way says more than this one
-
-
-class _NoHook:
-    """Stands for the hook of an optimizer that has none."""
-
-    def remove(self) -> None:
-        """Have nothing to remove."""
-
-
-def _innermost(optimizer: Any) -> Any:
-    """Go through wrappers that look like optimizers but have no hooks of their own (Accelerate's) to the real one."""
-    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
-
-
-def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{option}: expected one of {', '.join(map(repr, known))}, found {value!r}")
-
-
-def _as_layer_mask(name: str, mask: Any) -> LayerMask:
-    if isinstance(mask, LayerMask):
-        return mask
-    mask, weight = mask if isinstance(mask, tuple) and len(mask) == 2 else (mask, None)
-    mask, weight, part = local_part(name, mask, weight)
-    return LayerMask.from_dense(name, mask, weight, part=part)
-
-
-def _warn_if_all_ones(snapshot: Snapshot) -> None:
-    """Say so when nothing is sparse at the first snapshot; a layer that calls itself dense is meant to be."""
-    sparse = [layer for layer in snapshot if layer.source != "dense" and layer.size]
-    if sparse and all(layer.edges == layer.size for layer in sparse):
-        warnings.warn(
-            f"at step {snapshot.step} every entry of all {len(sparse)} masks is 1: nothing is pruned yet. If sparsity "
-            "comes later all is well; if not, check that the pruning is applied to this model",
-            RecorderWarning,
-            stacklevel=4,
-        )

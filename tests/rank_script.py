@@ -123,6 +123,9 @@ def move(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 model, optimizer = sharded()
 refused("no every", lambda: MaskRecorder(FOLDER / "a", source="weight!=0").attach(model, optimizer))
 refused("drop", lambda: MaskRecorder(FOLDER / "b", every=1, policy="drop", source="weight!=0").attach(model, optimizer))
+refused(
+    "measure", lambda: MaskRecorder(FOLDER / "c", every=1, measure=True, source="weight!=0").attach(model, optimizer)
+)
 options = {"source": "weight!=0", "every": 2, "weights": "fp32", "about": {"family": "sharded"}}
 with MaskRecorder(FOLDER / "fsdp", check_ranks=2, **options).attach(model, optimizer) as recorder:
     whole(model, "fsdp0")

@@ -185,9 +185,9 @@ def test_lines_that_are_not_ours_are_left_out_and_computed_again(run: Path):
 
 def test_metrics_with_huge_numbers_and_endless_lines_are_survived(run: Path):
     lines = [f'{{"step": 1{"0" * 400}, "loss": 1}}', '{"step": 1, "loss": 1' + "0" * 400 + "}", '{"a": ' + "[" * 9999]
-    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n" + "x" * (9 << 20) + '\n{"step": 2, "loss": 0.5}\n')
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n" + "x" * (33 << 20) + '\n{"step": 2, "loss": 0.5}\n')
     history = {}
-    assert peak_of(lambda: history.update(training_history(RunReader(run)))) < 32 * MIB
+    assert peak_of(lambda: history.update(training_history(RunReader(run)))) < 80 * MIB
     assert history["loss"] == [(float("inf"), 1), (1, float("inf")), (2, 0.5)]
     RunWriter(run, resume=True).rewind(1)
     assert '"step": 2' not in (run / "metrics.jsonl").read_text()

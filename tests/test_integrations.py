@@ -263,7 +263,7 @@ def test_accelerate(tmp_path):
 # Ignite
 
 
-def ignite_fit(path, *, fail_at=None, epochs=1, state=None, model=None):
+def ignite_fit(path, *, fail_at=None, epochs=1, state=None, model=None, every=1, on_change=False):
     ignite = pytest.importorskip("ignite.engine", reason="pytorch-ignite is an extra")
     from sift_graph.integrations.ignite import MaskHandler
 
@@ -285,7 +285,7 @@ def ignite_fit(path, *, fail_at=None, epochs=1, state=None, model=None):
     trainer = ignite.Engine(update)
     handler = None
     if path is not None:
-        handler = MaskHandler(path, model, optimizer, every=1, on_change=False).attach(trainer)
+        handler = MaskHandler(path, model, optimizer, every=every, on_change=on_change).attach(trainer)
         if state is not None:
             handler.load_state_dict(state)
     trainer.run(batches(), max_epochs=epochs)
@@ -298,7 +298,7 @@ def test_ignite(tmp_path):
     assert losses == plain
     same(model.state_dict(), plain_model.state_dict())
     assert steps_of(tmp_path / "a") == list(range(STEPS + 1))
-    assert handler.state_dict() == {"step": STEPS}
+    assert handler.state_dict()["step"] == STEPS
     ignite_fit(tmp_path / "a", state={"step": 4}, model=model)
     assert steps_of(tmp_path / "a") == list(range(4 + STEPS + 1))
     assert len(list((tmp_path / "a/masks/abandoned").rglob("*.safetensors"))) == 2
@@ -400,6 +400,12 @@ def test_keras(tmp_path, monkeypatch):
     assert steps_of(tmp_path / "a") == list(range(2 * STEPS + 1))
 
     kept = np.eye(16, 4, dtype=bool)
+    turns = iter(range(100))
+    turning = MaskRecorderCallback(tmp_path / "c", masks=lambda model: {"b": np.roll(kept, next(turns), 0)}, every=1000)
+    fit([turning], epochs=2)
+    assert steps_of(tmp_path / "c") == [0, STEPS, 2 * STEPS]
+    assert RunReader(tmp_path / "c").load_snapshot(STEPS).epoch == 1.0
+
     fit([MaskRecorderCallback(tmp_path / "b", masks=lambda model: {"b": kept})])
     (layer,) = RunReader(tmp_path / "b").load_snapshot(0).layers.values()
     assert layer.source == "keras"
@@ -438,7 +444,7 @@ def test_composer_by_its_documented_hooks(tmp_path, fake_composer):
             optimizer.step()
             move(model)
         callback.eval_end(state, None)
-        assert callback.state_dict() == {"step": end}
+        assert callback.state_dict()["step"] == end
         callback.fit_end(state, None)
         callback.close(state, None)
     assert steps_of(tmp_path / "a") == [0, 1, 2, 3, 4, 5]
@@ -459,7 +465,7 @@ def test_fastai_by_its_documented_hooks(tmp_path, fake_fastai):
     model = build()
     callback = MaskRecorderCallback(tmp_path / "a", every=1, on_change=False)
     callback.learn = types.SimpleNamespace(
-        model=model, training=True, pct_train=0.5, n_epoch=2,
+        model=model, training=True, pct_train=0.5, n_epoch=2, epoch=0,
         recorder=types.SimpleNamespace(metric_names=["epoch", "valid_loss"], log=[0, 0.25]),
     )  # fmt: skip
     for _ in range(2):
@@ -479,6 +485,62 @@ def test_fastai_by_its_documented_hooks(tmp_path, fake_fastai):
     callback.after_step()
     callback.after_fit()
     assert steps_of(tmp_path / "a") == list(range(7))
+
+
+# The end of an epoch
+
+
+def end_of_epochs(name, path, request):
+    """Train two epochs of six steps whose masks move at each; the recorder would look at every 1000th step."""
+    if name == "lightning":
+        callback_type, _, fit = lightning_parts("lightning.pytorch")
+        fit(path.parent, [callback_type(path, part="model", every=1000)], epochs=2)
+    elif name == "hf":
+        callback_type, fit = hf_parts()
+        fit(path.parent / "run", [callback_type(path, part="body", every=1000)], steps=2 * STEPS)
+    elif name == "ignite":
+        ignite_fit(path, epochs=2, every=1000, on_change=True)
+    elif name == "composer":
+        request.getfixturevalue("fake_composer")
+        from sift_graph.integrations.composer import MaskRecorderCallback
+
+        model = build()
+        callback = MaskRecorderCallback(path, every=1000)
+        state = types.SimpleNamespace(
+            model=model, optimizers=[torch.optim.SGD(model.parameters(), lr=0.1)], eval_metrics={},
+            timestamp=types.SimpleNamespace(batch=0, epoch=0),
+        )  # fmt: skip
+        callback.fit_start(state, None)
+        for epoch in (1, 2):
+            for batch in batches(STEPS):
+                model(batch).square().mean().backward()
+                state.optimizers[0].step()
+                move(model)
+            state.timestamp.epoch = epoch  # Composer counts it before the event
+            callback.epoch_end(state, None)
+        callback.fit_end(state, None)
+    else:
+        request.getfixturevalue("fake_fastai")
+        from sift_graph.integrations.fastai import MaskRecorderCallback
+
+        model = build()
+        callback = MaskRecorderCallback(path, every=1000)
+        callback.learn = types.SimpleNamespace(model=model, training=True, pct_train=0.0, n_epoch=2, epoch=0)
+        callback.before_fit()
+        for callback.learn.epoch in (0, 1):
+            for _ in range(STEPS):
+                callback.after_step()
+                move(model)
+            callback.after_epoch()
+        callback.after_fit()
+
+
+@pytest.mark.parametrize("name", ["lightning", "hf", "ignite", "composer", "fastai"])
+def test_a_mask_that_moved_is_recorded_at_the_end_of_an_epoch(tmp_path, name, request):
+    end_of_epochs(name, tmp_path / "a", request)
+    reader = RunReader(tmp_path / "a")
+    assert reader.steps == [0, STEPS, 2 * STEPS]
+    assert [reader.snapshot_header(step)["epoch"] for step in reader.steps[1:]] == [1.0, 2.0]
 
 
 def test_a_missing_framework_says_what_to_install(monkeypatch):

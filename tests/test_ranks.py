@@ -176,6 +176,7 @@ def test_what_cannot_be_recorded_in_parts_is_refused_with_the_way_out(two):
     _, told = two
     for one in told:
         assert "UsageError: every: the parameters are shared out over processes" in one["no every"]
+        assert "UsageError: measure: a snapshot in parts is whole only when all processes" in one["measure"]
         assert "UsageError: policy: a snapshot that one process drops is lost for all" in one["drop"]
         assert "layer 'w': the mask and the weight are shared out differently" in one["two ways"]
         assert "layer 'w': the mask or weight has shape (3, 3), expected (5, 7), that of the whole" in one["shape"]
@@ -207,7 +208,7 @@ def test_the_place_of_a_process_comes_from_its_launcher(monkeypatch: pytest.Monk
 
 def test_a_recorder_made_before_the_process_group_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     recorder, own = (MaskRecorder(tmp_path / ranks, ranks=ranks) for ranks in ("together", "each"))
-    monkeypatch.setattr("sift_graph.record.find_place", lambda: Place(1, 2))
+    monkeypatch.setattr("sift_graph.recording.together.find_place", lambda: Place(1, 2))
     with pytest.raises(
         UsageError, match=r"made before this process knew to be rank 1 of 2; make it after init_process"
     ):

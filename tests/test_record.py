@@ -50,7 +50,7 @@ def train_and_close(recorder: MaskRecorder, model: nn.Module, optimizer: torch.o
     try:
         for _ in range(steps):
             train_step(model, optimizer)
-            recorder._background.wait()
+            recorder._pipeline.background.wait()
     finally:
         recorder.close()
 
@@ -60,7 +60,10 @@ def move_mask(model: nn.Module) -> None:
     mask.copy_(mask.roll(1, 0))
 
 
-def test_training_is_bit_identical_with_and_without_a_recorder(tmp_path: Path):
+@pytest.mark.parametrize(
+    "options", [{}, {"measure": "density", "log_to": lambda step, scalars: None, "every": 3, "weights_every": 5}]
+)
+def test_training_is_bit_identical_with_and_without_a_recorder(tmp_path: Path, options):
     def train(recorder: MaskRecorder | None) -> tuple[list[float], list[torch.Tensor], torch.Tensor, bytes]:
         model, optimizer = make_model()
         np.random.seed(0)  # noqa: NPY002 - the legacy global state is what must stay untouched
@@ -73,13 +76,15 @@ def test_training_is_bit_identical_with_and_without_a_recorder(tmp_path: Path):
                 move_mask(model)
             if recorder is not None:
                 recorder.log({"loss": losses[-1]})
+                if step % 6 == 5:
+                    recorder.end_epoch(step // 6 + 1)
         if recorder is not None:
             recorder.close()
         state = np.random.get_state()[1].tobytes()  # noqa: NPY002
         return losses, [p.detach().clone() for p in model.parameters()], torch.get_rng_state(), state
 
     plain = train(None)
-    recorder = MaskRecorder(tmp_path / "run", weights="fp32")
+    recorder = MaskRecorder(tmp_path / "run", weights="fp32", **options)
     recorded = train(recorder)
     assert len(RunReader(tmp_path / "run").steps) > 2
     assert plain[0] == recorded[0]

@@ -1,1 +1,1 @@
-"""Files from strangers: mutated without end, and read."""
+"""Break the recorder and the readers on purpose, and count what is lost or goes wrong."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import numbers
 from sift_graph.record import MaskRecorder
+from sift_graph.sinks import numbers
 
 try:
     from accelerate.tracking import GeneralTracker, on_main_process

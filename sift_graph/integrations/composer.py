@@ -38,6 +38,10 @@ class MaskRecorderCallback(Follower, Callback):  # type: ignore[misc]
         """Note the epoch."""
         self.following.at_epoch(float(int(state.timestamp.epoch)))
 
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Look at the masks: the epochs that are over have been counted."""
+        self.following.end_epoch(float(int(state.timestamp.epoch)))
+
     def eval_end(self, state: State, logger: Logger) -> None:
         """Log what was evaluated."""
         for metrics in state.eval_metrics.values():

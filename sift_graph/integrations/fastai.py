@@ -47,7 +47,8 @@ class MaskRecorderCallback(Follower, Callback):  # type: ignore[misc]
             self.following.recorder.after_step()
 
     def after_epoch(self) -> None:
-        """Log what the epoch gave."""
+        """Look at the masks, and log what the epoch gave."""
+        self.following.end_epoch(float(self.learn.epoch + 1))
         recorder = getattr(self.learn, "recorder", None)
         if recorder is not None and recorder.log:
             self.following.log(dict(zip(recorder.metric_names, recorder.log, strict=False)))

@@ -10,8 +10,9 @@ from typing import Any
 from sift_graph.errors import SiftGraphError
 from sift_graph.ranks import find_place
 from sift_graph.record import MaskRecorder, RecorderWarning
+from sift_graph.sinks import numbers
 
-__all__ = ["Follower", "Following", "Guard", "numbers", "takes_part"]
+__all__ = ["Follower", "Following", "Guard", "takes_part"]
 
 
 class Guard:
@@ -50,6 +51,7 @@ class Following:
         self.run_dir, self.part, self.masks, self.options = run_dir, part, masks, options
         self.recorder: MaskRecorder | None = None
         self.step = 0  # when it last ended, or was loaded
+        self.run_id: str | None = None  # likewise
         self.guard = Guard()
 
     def begin(self, model: Any, optimizer: Any, step: int) -> MaskRecorder:
@@ -71,6 +73,8 @@ class Following:
         options = {"resume": step > 0} | self.options
         self.recorder = MaskRecorder(self.run_dir, **options)
         try:
+            if self.run_id is not None:
+                self.recorder.load_state_dict({"step": step, "run_id": self.run_id})
             target = model if self.part is None else model.get_submodule(self.part)
             self.recorder.attach(target, optimizer, masks=self.masks, step=step)
         except BaseException:
@@ -83,20 +87,25 @@ class Following:
         """Record where it stands, and close; may be called again."""
         recorder, self.recorder = self.recorder, None
         if recorder is not None:
-            self.step = recorder.step
+            self.step, self.run_id = recorder.step, recorder.run_id
             recorder.close()
 
     def break_off(self, error: BaseException) -> None:
         """Close after an error, without recording a state that may be half a step."""
         recorder, self.recorder = self.recorder, None
         if recorder is not None:
-            self.step = recorder.step
+            self.step, self.run_id = recorder.step, recorder.run_id
             recorder.__exit__(type(error), error, None)
 
     def at_epoch(self, epoch: float | None) -> None:
         """Say how many passes over the data there were."""
         if self.recorder is not None:
             self.recorder.epoch = epoch
+
+    def end_epoch(self, epoch: float | None) -> None:
+        """Look at the masks, whatever their cadence: an epoch is over, and so many passes over the data are done."""
+        if self.recorder is not None:
+            self.recorder.end_epoch(epoch)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write the numbers among these to ``metrics.jsonl``."""
@@ -106,8 +115,11 @@ class Following:
             self.guard(lambda: recorder.log({"step": recorder.step, **epoch, **found}))
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer steps seen, for a checkpoint."""
-        return {"step": self.step if self.recorder is None else self.recorder.step}
+        """Optimizer steps seen and the run's id, for a checkpoint."""
+        recorder = self.recorder
+        if recorder is None:
+            return {"step": self.step, "run_id": self.run_id}
+        return recorder.state_dict()
 
 
 class Follower:
@@ -126,41 +138,14 @@ class Follower:
         self.following = Following(run_dir, part=part, masks=masks, **options)
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer steps seen."""
+        """Optimizer steps seen, and the run's id."""
         return self.following.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take the step of a checkpoint, for trainers that do not know theirs; the directory knows its run."""
-        self.following.step = int(state_dict["step"])
+        """Take the step of a checkpoint, for trainers that do not know theirs, and the run that it belongs to."""
+        self.following.step, self.following.run_id = int(state_dict["step"]), state_dict.get("run_id")
 
 
 def takes_part(*, is_first: bool) -> bool:
     """Whether a process needs a recorder: the first, and all that train with it, for each may hold a part."""
     return is_first or find_place().world > 1
-
-
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what is one number, tensors of one element included.
-
-    Parameters
-    ----------
-    row : mapping
-
-    Returns
-    -------
-    dict of str to float
-
-    Examples
-    --------
-    >>> numbers({"loss": 0.5, "name": "a", "step": 3, "ok": True})
-    {'loss': 0.5}
-    """
-    found = {}
-    for name, value in row.items():
-        if name in ("step", "epoch") or isinstance(value, bool | str | bytes) or value is None:
-            continue
-        try:
-            found[str(name)] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-    return found

@@ -46,6 +46,10 @@ class MaskRecorderCallback(Follower, TrainerCallback, ExportableState):
         """Note the epoch: the snapshot is taken inside of the optimizer's step."""
         self.following.at_epoch(state.epoch)
 
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Look at the masks."""
+        self.following.end_epoch(state.epoch)
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         """Log what the trainer logs."""
         self.following.log(kw.get("logs") or {})

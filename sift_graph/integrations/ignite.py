@@ -64,7 +64,7 @@ class MaskHandler(Follower):
         """
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_end)
         for end in (Events.COMPLETED, Events.TERMINATE, Events.INTERRUPT):
             engine.add_event_handler(end, self._end)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
@@ -76,7 +76,8 @@ class MaskHandler(Follower):
     def _epoch(self, engine: Engine) -> None:
         self.following.at_epoch(float(engine.state.epoch - 1))
 
-    def _log(self, engine: Engine) -> None:
+    def _epoch_end(self, engine: Engine) -> None:
+        self.following.end_epoch(float(engine.state.epoch))
         self.following.log(engine.state.metrics)
 
     def _end(self, engine: Engine) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Guard, numbers
+from sift_graph.integrations.following import Guard
 from sift_graph.masks import LayerMask
 from sift_graph.record import MaskRecorder, RecorderWarning
+from sift_graph.sinks import numbers
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 try:
@@ -54,6 +55,8 @@ class MaskRecorderCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Begin, at the step where the optimizer is."""
         step = int(self.model.optimizer.iterations)
+        if self.recorder is not None:  # of a fit that broke off
+            self.recorder.close()
         self.recorder = MaskRecorder(self.run_dir, **({"resume": step > 0} | self.options))
         if step:
             self.recorder.rewind(step)
@@ -69,7 +72,10 @@ class MaskRecorderCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.guard(lambda: self._look(int(self.model.optimizer.iterations)))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Log what the epoch gave."""
+        """Look at the masks, and log what the epoch gave."""
+        if self.recorder is not None:
+            self.recorder.epoch = float(epoch + 1)
+        self.guard(lambda: self._look(int(self.model.optimizer.iterations), end=True))
         recorder, found = self.recorder, numbers(logs or {})
         if recorder is not None and found:
             row = {"step": int(self.model.optimizer.iterations), "epoch": epoch + 1, **found}
@@ -84,14 +90,17 @@ class MaskRecorderCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 recorder, self.recorder = self.recorder, None
                 recorder.close()
 
-    def _look(self, step: int, *, last: bool = False) -> None:
-        if self.recorder is None or (not last and step % (self.recorder.every or 1)):
+    def _look(self, step: int, *, last: bool = False, end: bool = False) -> None:
+        if self.recorder is None or not (last or end or self.recorder.is_due(step)) or step == self.recorder.newest:
             return
         found, known = {}, {layer.path: layer for layer in self.model._flatten_layers()}
         for name, given in (self.masks or masks_of)(self.model).items():
             mask, weight = given if isinstance(given, tuple) else (given, None)
             found[name] = turned(name, mask, weight, known.get(name))
         first = self.recorder.newest is None
+        if end and not first:
+            self.recorder.end_epoch(step=step, masks=found)
+            return
         self.recorder.snapshot(step, found, epoch=self.recorder.epoch, if_due=not last and not first)
 
 

@@ -59,7 +59,8 @@ class LightningHooks(Follower):
             self.following.log(trainer.callback_metrics)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Log what the epoch gave."""
+        """Log what the epoch gave, and look at the masks."""
+        self.following.end_epoch(float(trainer.current_epoch + 1))
         self.following.log(trainer.callback_metrics)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

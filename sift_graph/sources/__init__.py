@@ -11,7 +11,7 @@ masks and weights are looked up, detached and packed anew at each call.
 
 from __future__ import annotations
 
-from sift_graph.sources.find import find_masks
+from sift_graph.sources.find import Masked, find_masked, find_masks
 from sift_graph.sources.plugins import FAILED, GROUP, load_plugins
 from sift_graph.sources.registry import FROM_ZEROS, SOURCES
 from sift_graph.sources.weights import Source, Weight, find_weights, layer_table
@@ -21,8 +21,10 @@ __all__ = [
     "FROM_ZEROS",
     "GROUP",
     "SOURCES",
+    "Masked",
     "Source",
     "Weight",
+    "find_masked",
     "find_masks",
     "find_weights",
     "layer_table",

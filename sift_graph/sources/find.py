@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from sift_graph.arrays import as_array
 from sift_graph.errors import MaskError, MaskWarning, UsageError, did_you_mean
-from sift_graph.masks import LayerMask, Layout, as_array, layer_name, match_layers
+from sift_graph.masks import LayerMask, Layout, layer_name, match_layers
 from sift_graph.ranks import local_part, turned_part
 from sift_graph.sources.objects import OBJECTS, is_known
 from sift_graph.sources.registry import FROM_ZEROS, SOURCES
 from sift_graph.sources.weights import Weight, find_weights
+from sift_graph.stored import is_sparse
 
-__all__ = ["find_masks"]
+__all__ = ["Masked", "find_masked", "find_masks"]
 
 Found = tuple[Weight, Any, str]
 """A weight, its mask (or mask and values), and the name of where it was found."""
@@ -29,7 +31,7 @@ def find_masks(
     optimizer: Any = None,
     *,
     masks: Any = None,
-    layers: str | None = None,
+    layers: str | Sequence[str] | None = None,
     source: str = "auto",
     from_zeros: bool = False,
     weights: bool = True,
@@ -47,8 +49,8 @@ def find_masks(
         such a mapping (a ``MaskSet``, an ITOP ``Masking``); a sparse optimizer; a RigL scheduler; a sparseml handle;
         or a function without arguments that returns one of these. Nothing else is asked then. A mask of None stands
         for a dense layer and is left out.
-    layers : str, optional
-        Globs of layer names, separated by commas.
+    layers : str or sequence of str, optional
+        Globs of layer names, in one text separated by commas, or one by one.
     source : str
         ``"auto"``, or the one entry of :data:`SOURCES` to ask.
     from_zeros : bool
@@ -75,6 +77,43 @@ def find_masks(
     MaskWarning
         If two sources, or two owners of a tied weight, have different masks of one weight: the first is taken.
     """
+    found = find_masked(model, optimizer, masks=masks, layers=layers, source=source, from_zeros=from_zeros)
+    return {name: one.complete() if weights else one.mask for name, one in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A mask that was found, packed, and where its weights are, not read yet.
+
+    Attributes
+    ----------
+    mask : LayerMask
+        Without weights.
+    weight : array or tensor, or None
+        In the mask's shape.
+    given : LayerMask or None
+        What the user handed over.
+    """
+
+    mask: LayerMask
+    weight: Any = None
+    given: LayerMask | None = None
+
+    def complete(self) -> LayerMask:
+        """Return the mask with its weights."""
+        return self.given or self.mask.with_weight(self.weight)
+
+
+def find_masked(
+    model: nn.Module,
+    optimizer: Any = None,
+    *,
+    masks: Any = None,
+    layers: str | Sequence[str] | None = None,
+    source: str = "auto",
+    from_zeros: bool = False,
+) -> dict[str, Masked]:
+    """Find the masks of a model, their weights unread; as :func:`find_masks`."""
     if source != "auto" and source not in SOURCES:
         raise UsageError(f"no source {source!r}{did_you_mean(source, SOURCES)}")
     places = find_weights(model, tied=True)
@@ -95,7 +134,7 @@ def find_masks(
     by_layer = {taken[0].layer: taken for taken in found.values()}
     ordered = [weight.layer for weight in places if weight.layer in by_layer]
     ordered = list(dict.fromkeys([*ordered, *by_layer]))  # a source may know weights that are no parameters
-    return {name: _layer_mask(*by_layer[name], weights=weights) for name in match_layers(ordered, layers)}
+    return {name: _masked(*by_layer[name]) for name in match_layers(ordered, layers)}
 
 
 def _asked(weights: Sequence[Weight], optimizer: Any, names: Iterable[str]) -> Iterator[Found]:
@@ -166,10 +205,11 @@ def _of_object(here: Sequence[Weight], holder: Any) -> Iterator[Found]:
     yield from known
 
 
-def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> LayerMask:
-    """Pack one mask with its weight, its groups and its layout."""
+def _masked(weight: Weight, mask: Any, source: str) -> Masked:
+    """Pack one mask with its groups and its layout."""
     if isinstance(mask, LayerMask):
-        return mask if mask.layer == weight.layer else replace(mask, layer=weight.layer)
+        given = mask if mask.layer == weight.layer else replace(mask, layer=weight.layer)
+        return Masked(given.without_values(), given=given)
     values: Any = weight.tensor
     if isinstance(mask, tuple):
         mask, values = mask
@@ -189,9 +229,9 @@ def _layer_mask(weight: Weight, mask: Any, source: str, *, weights: bool) -> Lay
     # a class made at run time (parametrized, ModelOpt's) keeps the one it was made of among its bases
     inputs_first = hasattr(module, "nf") and any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
     layout: Layout = "io" if inputs_first else "oi"
-    return LayerMask.from_dense(
-        weight.layer, mask, values if weights else None, groups=groups, layout=layout, source=source, part=part
-    )
+    of_zeros = source == FROM_ZEROS and not is_sparse(weight.tensor)  # then what was found is the weight itself
+    pack = LayerMask.from_nonzero if of_zeros else LayerMask.from_dense
+    return Masked(pack(weight.layer, mask, groups=groups, layout=layout, source=source, part=part), values)
 
 
 def _untranspose(array: Any, groups: int) -> Any:

@@ -32,6 +32,12 @@ def sparse_tensor(weights: Sequence[Weight], optimizer: Any) -> Iterator[tuple[W
 
 
 def nonzero(weights: Sequence[Weight], optimizer: Any) -> Iterator[tuple[Weight, Any]]:
-    """Derive masks from ``weight != 0``: a fallback, wrong right after weights have been grown at 0.0."""
+    """Derive masks from ``weight != 0``: a fallback, wrong right after weights have been grown at 0.0.
+
+    Yields
+    ------
+    (Weight, Tensor or ndarray)
+        The weight itself: where it is not zero is found while it is packed. Of a sparse tensor, what it stores.
+    """
     for weight in weights:
-        yield weight, stored_entries(weight.tensor) if is_sparse(weight.tensor) else weight.tensor.detach() != 0
+        yield weight, stored_entries(weight.tensor) if is_sparse(weight.tensor) else weight.tensor.detach()

@@ -1,16 +1,18 @@
-r"""The run directory, format ``sift-mask/1``: one directory a run, plain files, nothing pickled, no lock.
+r"""The run directory, format ``sift-mask/1``: one directory a run, plain files, nothing pickled.
 
 ::
 
     run_dir/
       sift.json                       format, run id, when, how and with what the run was made, layer table
       config.toml                     the resolved config, if the bundled trainer made the run
-      metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each
+      metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each;
+                                      {"step": ..., "measured": {layer: {metric: value}}} while training
       masks/step_000001200.safetensors
       masks/step_000001200.rank00003.safetensors    instead, where processes share the layers out
       masks/abandoned/                snapshots of steps that were done again, from an earlier one on
       masks/damaged/                  what ``sift-graph doctor --repair`` put aside
       analysis/                       what ``sift-graph analyze`` computed
+      .lock                           held (``flock``) by the live process that writes; means nothing afterwards
 
 ``sift.json`` may have a ``graph``: how the layers of the model hang together. Its channels are numbered through the
 network, ``first`` to ``first + size - 1`` for each of ``inputs``, ``layers`` (``layer``, ``shape``, ``groups``, what it
@@ -63,7 +65,7 @@ shards sees no steps.
 
 What a reader accepts has limits, checked before anything is allocated: 64 MiB, 2^22 values and 64 levels of JSON in
 ``sift.json`` and in the header of a snapshot; no key twice in an object, numbers that are finite and whole ones of at
-most 18 digits, text that is valid Unicode; 2^26 channels in a ``graph``; lines of 4 MiB. Files are plain ones within
+most 18 digits, text that is valid Unicode; 2^26 channels in a ``graph``; lines of 16 MiB. Files are plain ones within
 the run directory: a link that leads out of it is not followed, for reading or writing.
 
 A snapshot is written to a temporary name that starts with a dot, synced, and renamed: a file with its final name is

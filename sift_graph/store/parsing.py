@@ -16,7 +16,7 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_LINE", "MAX_VALUES", "parse_json", "re
 MAX_BYTES = 1 << 26  # of one document: sift.json, the header of a snapshot
 MAX_VALUES = 1 << 22  # in one document; a list of empty lists takes 20 times its text in memory
 MAX_DEPTH = 64
-MAX_LINE = 1 << 22  # bytes of one line of metrics.jsonl and of what an analysis keeps
+MAX_LINE = 1 << 24  # bytes of one line of metrics.jsonl and of what an analysis keeps
 MAX_DIGITS = 18
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)

@@ -37,13 +37,25 @@ class SilentWriter:
 
     Parameters
     ----------
+    run_dir : Path
+    run_id : str
+        Of the run.
     newest : int or None
         Newest recorded step.
     """
 
+    run_dir: Path
+    run_id: str = ""
     newest: int | None = None
     layers: Sequence[Mapping[str, Any]] = ()
     digests: dict[str, str] = field(default_factory=dict)
+
+    def hold(self) -> bool:
+        """Have nothing to hold."""
+        return False
+
+    def release(self) -> None:
+        """Have nothing to let go of."""
 
     def write_layers(self, layers: Sequence[Mapping[str, Any]]) -> None:
         """Keep the layer table to itself."""
@@ -113,6 +125,15 @@ class ShardWriter:
     def digests(self) -> dict[str, str]:
         """Digest of this process's part of each layer at the newest step, of those that can be read."""
         return {name: digest for name, (digest, _) in self._held.items()}
+
+    def hold(self) -> bool:
+        """As :meth:`RunWriter.hold`, in the first process: it alone holds the directory."""
+        return self.first is not None and self.first.hold()
+
+    def release(self) -> None:
+        """As :meth:`RunWriter.release`, in the first process."""
+        if self.first is not None:
+            self.first.release()
 
     def write_layers(self, layers: Sequence[Mapping[str, Any]]) -> None:
         """As :meth:`RunWriter.write_layers`, in the first process."""

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from sift_graph.masks import Snapshot
 from sift_graph.store.aside import make_aside, move_aside
 from sift_graph.store.disk import explain_disk_errors, sync_directory, write_atomically
 from sift_graph.store.inside import check_file, check_folder
+from sift_graph.store.lock import LOCK, RunLock
 from sift_graph.store.parsing import read_rows
 from sift_graph.store.reader import HEADER, RunReader, is_run, snapshot_name
 from sift_graph.store.shards import snapshot_files
@@ -105,16 +107,19 @@ class RunWriter:
         Of a new run; random if not given. On resume the run keeps its own.
     recorder : mapping, optional
         How the masks were recorded; written to ``sift.json`` as it is.
+    exclusive : bool
+        Hold the directory until :meth:`release`: no other live process can then write to it.
 
     Raises
     ------
     RunDirectoryError
-        If the directory holds another run and `resume` is false, holds something else than a run, or cannot be
-        written to.
+        If the directory holds another run and `resume` is false, holds something else than a run, is held by another
+        process, or cannot be written to.
 
     Notes
     -----
-    One writer a run directory. Not thread-safe: the recorder calls it from its one background thread.
+    One writer a run directory. Not thread-safe, but for :meth:`append_line`: the recorder calls it from its one
+    background thread.
     """
 
     run_dir: Path
@@ -123,27 +128,31 @@ class RunWriter:
     resume: bool = False
     run_id: str = ""
     recorder: Mapping[str, Any] = field(default_factory=dict)
+    exclusive: bool = False
+    _lock: RunLock | None = field(default=None, init=False, repr=False)
+    _appending: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _held: dict[str, tuple[str, int]] = field(default_factory=dict, init=False, repr=False)
     _newest: int = field(default=-1, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.run_dir = Path(self.run_dir)
+        if not (self.resume and is_run(self.run_dir)):
+            check_free(self.run_dir)
+        masks = self.run_dir / "masks"
+        with explain_disk_errors(self.run_dir, "the run directory could not be made"):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        check_folder(self.run_dir, masks)
+        if self.exclusive:
+            check_file(self.run_dir, self.run_dir / LOCK)
+            self._lock = RunLock(self.run_dir)
         going_on = self.resume and is_run(self.run_dir)
         if going_on:
             self.run_id = str(RunReader(self.run_dir).header["run_id"])
             self._look_back()
         else:
-            check_free(self.run_dir)
+            check_free(self.run_dir)  # once more: what was made here before the lock was ours is another run
             self.run_id = self.run_id or uuid.uuid4().hex
-        masks = self.run_dir / "masks"
-        check_folder(self.run_dir, masks)
-        with explain_disk_errors(self.run_dir, "the run directory could not be made"):
-            masks.mkdir(parents=True, exist_ok=True)
-            for left_over in masks.glob(".step_*.tmp"):
-                left_over.unlink(missing_ok=True)
-            sync_directory(self.run_dir)
-            sync_directory(self.run_dir.parent)
-        if not going_on:
+        if not going_on:  # the header first: a directory with one is a run, whatever else a kill leaves out
             self._write_header(
                 {
                     "format": FORMAT,
@@ -155,8 +164,48 @@ class RunWriter:
                     "layers": [dict(layer) for layer in self.layers],
                 }
             )
+        with explain_disk_errors(self.run_dir, "the run directory could not be made"):
+            masks.mkdir(exist_ok=True)
+            for left_over in (*masks.glob(".step_*.tmp"), *self.run_dir.glob(f".{HEADER}.*.tmp")):
+                left_over.unlink(missing_ok=True)
+            sync_directory(self.run_dir)
+            sync_directory(self.run_dir.parent)
+
+    def hold(self) -> bool:
+        """Hold the directory again after :meth:`release`, and look what was recorded meanwhile.
+
+        Returns
+        -------
+        bool
+            Whether it was not held.
+        """
+        if not self.exclusive or self._lock is not None:
+            return False
+        self._lock = RunLock(self.run_dir)
+        self._look_back()
+        return True
+
+    def release(self) -> None:
+        """Let other processes write to the directory; may be called again."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _check_ours(self) -> None:
+        """Refuse to write into another run, which was put in the place of this one while it was recorded."""
+        if self._lock is None or self._lock.in_place() is not False or not is_run(self.run_dir):
+            return
+        there = str(RunReader(self.run_dir).header["run_id"])
+        if there != self.run_id:
+            raise RunDirectoryError(
+                f"{self.run_dir}: holds another run now ({there}; this one is {self.run_id}): the directory was "
+                "replaced while it was recorded, and nothing more is written to it. Choose another directory"
+            )
+        self._lock.release()  # the same run, restored or moved back
+        self._lock = RunLock(self.run_dir)
 
     def _write_header(self, content: Mapping[str, Any]) -> None:
+        self._check_ours()
         text = json.dumps(finite(content), indent=1, allow_nan=False, default=plain) + "\n"
         with explain_disk_errors(self.run_dir / HEADER, "the run's header could not be written"):
             write_atomically(self.run_dir / HEADER, text.encode())
@@ -240,6 +289,7 @@ class RunWriter:
             If the step is already there, or a later one is, or the file cannot be written: then nothing of it is
             left, and the earlier snapshots are untouched.
         """
+        self._check_ours()
         parts = [layer.layer for layer in snapshot if layer.part is not None]
         if parts:
             raise MaskError(
@@ -277,10 +327,11 @@ class RunWriter:
         return (json.dumps(finite(row), allow_nan=False, default=plain) + "\n").encode()
 
     def append_line(self, line: bytes) -> None:
-        """Append an encoded line to ``metrics.jsonl`` and flush it."""
+        """Append an encoded line to ``metrics.jsonl`` and flush it; from any thread."""
+        self._check_ours()
         path = self.run_dir / "metrics.jsonl"
         check_file(self.run_dir, path)
-        with explain_disk_errors(path, "a line of metrics is lost"), path.open("a+b") as file:
+        with explain_disk_errors(path, "a line of metrics is lost"), self._appending, path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a crash cut the last line short: do not glue this one to it

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -41,7 +41,7 @@ from sift_graph.train.data import DATASETS, Dataset, load_data
 from sift_graph.train.optimizer import clip_gradients, learning_rate, make_optimizer
 from sift_graph.train.precision import Precision
 from sift_graph.train.progress import Progress, Report, reporting
-from sift_graph.train.ranks import Ranks, ranked
+from sift_graph.train.ranks import Ranks, isolated, ranked
 from sift_graph.train.result import CONFIG, RunResult, check_same_run, finished, mark_finished, own_checkpoint
 from sift_graph.train.start import load_start
 
@@ -113,7 +113,8 @@ def run(config: Config, out: str | os.PathLike[str], *, resume: bool = False, pr
         ranks.wait()  # until all have looked at what is there
         writer = None
         if ranks.is_first:
-            writer = RunWriter(run_dir, about=about, layers=found.layer_table(), resume=resume)
+            writer = RunWriter(run_dir, about, found.layer_table(), resume, exclusive=True)
+            trainer.writer = writer
             write_atomically(run_dir / CONFIG, to_toml(config).encode())
             if state is None:  # a run that a study begins is asked to resume too
                 record_graph(trainer, writer)
@@ -191,6 +192,7 @@ class Trainer:
         self.parallel = ranks.wrapped(self.model)
         self.layers = {cost.name: cost.groups for cost in found.plan.transformed.values()}
         self.step = self.recorded = 0
+        self.writer: RunWriter | None = None
         self.row: dict[str, Any] = {}
 
     def evidence(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,8 +214,10 @@ class Trainer:
         return {layer_name(name): count for name, count in self.masks.edges().items()}
 
     def close(self) -> None:
-        """Let go of what belongs to all processes: PyTorch hangs where it outlives their group."""
+        """Let go of the run directory, and of what belongs to all processes: PyTorch hangs where it outlives them."""
         self.parallel = self.model
+        if self.writer is not None:
+            self.writer.release()
 
     def train(self, run_dir: Path, writer: RunWriter | None, report: Report) -> dict[str, Any]:
         """Train from the present step to the end; give the last row of metrics."""
@@ -391,16 +395,3 @@ def mean_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def flattened(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Put the positions of a text beside each other, as if each were an example."""
     return logits.flatten(0, -2), labels.flatten()
-
-
-@contextmanager
-def isolated(config: Config, ranks: Ranks) -> Iterator[None]:
-    """Seed PyTorch and set its threads for a run; put both back as they were."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
-        torch.set_num_threads(config.training.threads)
-        torch.manual_seed(config.seed)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

@@ -13,8 +13,9 @@ import xxhash
 from torch import distributed, nn
 
 from sift_graph.errors import TrainingError
+from sift_graph.train.config import Config
 
-__all__ = ["Ranks", "ranked"]
+__all__ = ["Ranks", "isolated", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,16 @@ def ranked(device: str) -> Iterator[Ranks]:
         if joined:
             gc.collect()  # a wrapped model is a cycle, and must go before the group
             distributed.destroy_process_group()
+
+
+@contextmanager
+def isolated(config: Config, ranks: Ranks) -> Iterator[None]:
+    """Seed PyTorch and set its threads for a run; put both back as they were."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+        torch.set_num_threads(config.training.threads)
+        torch.manual_seed(config.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
