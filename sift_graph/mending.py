@@ -13,6 +13,7 @@ from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.store import FORMAT, RunReader, check_folder, snapshot_name, write_atomically
 from sift_graph.store.condition import Finding, few, is_row, path_step
 from sift_graph.store.disk import sync_directory
+from sift_graph.store.lock import against_recorders
 from sift_graph.store.reader import HEADER
 from sift_graph.store.rewriting import compress_whole, is_one_file, open_contents, replace
 from sift_graph.store.snapshot import read_header
@@ -37,9 +38,15 @@ def repair(run_dir: str | os.PathLike[str]) -> list[str]:
     Raises
     ------
     RunDirectoryError
-        If the directory neither is a run nor holds snapshots of one, or cannot be written to.
+        If the directory neither is a run nor holds snapshots of one, is being recorded, or cannot be written to.
     """
     path = Path(run_dir)
+    with against_recorders(path):
+        return _repair(path)
+
+
+def _repair(path: Path) -> list[str]:
+    """Mend in rounds."""
     done: list[str] = []
     for _ in range(ROUNDS):
         deeds: list[str] = []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +18,7 @@ from sift_graph.encodings import Request
 from sift_graph.encodings.sizes import find_geometries, parse_sizes
 from sift_graph.errors import DamagedStoreError, RunDirectoryError, UsageError
 from sift_graph.metrics import CORE, CORE_DYNAMICS, DYNAMICS, METRICS, NETWORK_METRICS, find_metric, select
-from sift_graph.metrics.full_spectrum import COORDINATE, anchor_distance, angular_distance, distance
+from sift_graph.network_means import Average, network_frame
 from sift_graph.network_table import measure_all_networks, pairs_frame, with_networks
 from sift_graph.null_table import (
     NullPlan,
@@ -31,7 +30,7 @@ from sift_graph.null_table import (
 )
 from sift_graph.nulls import ROUNDS, read_pattern, select_compared
 from sift_graph.nulls import Request as NullRequest
-from sift_graph.store import RunReader, find_runs, write_atomically
+from sift_graph.store import find_runs, write_atomically
 from sift_graph.work import RUN_COLUMNS, Failure, Plan, Unit, is_number, run_units, select_steps, settings_hash
 
 __all__ = ["COLUMNS", "Analysis", "analyze_runs", "network_frame", "velocities", "write_tables"]
@@ -43,7 +42,6 @@ COLUMNS: tuple[str, ...] = (*KEYS, *CORE, *CORE_DYNAMICS, "source", "note")
 REVISION = 1  # of the definitions: raise it when a metric's value changes, and kept rows are computed again
 
 Progress = Callable[[int, int], None]
-Average = Literal["sparse", "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,74 +291,6 @@ def definitions(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def network_frame(
-    layers: pd.DataFrame,
-    readers: Mapping[str, RunReader],
-    failures: Sequence[Failure] = (),
-    *,
-    average: Average = "sparse",
-) -> pd.DataFrame:
-    """Whole-network values: one row per (run, step).
-
-    Parameters
-    ----------
-    layers : DataFrame
-        The layer frame.
-    readers : mapping of str to RunReader
-        By run name; their metrics are joined.
-    failures : sequence of Failure
-    average : {"sparse", "all"}
-        Which layers the means are over: those that are sparse in any snapshot of their run, or all. A dense layer has
-        a normalised gap of exactly 1, and a raw one as large as its bound, which would dominate. A run without a
-        sparse layer is averaged over all.
-
-    Returns
-    -------
-    DataFrame
-        ``n_layers``, ``n_averaged``, ``n_failed``; ``density`` (edges over entries of all its layers),
-        ``mean_density`` (mean over the averaged layers); the mean of each metric over the averaged layers where it is
-        defined, and beside it the share of them where it is, ``<metric>_coverage``; ``ramanujan_share`` of the layers
-        with a proven verdict, and ``ramanujan_share_vita``, which counts undefined layers as not Ramanujan; where the
-        full-spectrum coordinate was measured, its distances from the first snapshot (``fs_distance_first`` is the mean
-        over layers, ``_stacked`` the norm of all, ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the
-        layers of one weighted metric); the training metrics recorded last at or before the step, and
-        ``final_<name>``, the last of the whole run.
-    """
-    averaged = [c for c in (*METRICS, *DYNAMICS) if c in layers and is_number(c) and c not in ("density", "edges")]
-    averaged = [c for c in averaged if not c.startswith("n_") or c.startswith(("n_subgraphs", "n_components"))]
-    anchors: dict[str, pd.DataFrame] = {}
-    sparse = sparse_layers(layers) if average == "sparse" else {}
-    keys = [*RUN_COLUMNS, "step", "epoch"]
-    groups = layers.groupby(["run", "step"], sort=False)
-    histories = {run: training_history(reader) for run, reader in readers.items()}
-    rows = []
-    for (run, step), part in groups:
-        row: dict[str, Any] = {key: part[key].iloc[0] for key in keys}
-        row["n_layers"] = len(part)
-        whole, kept = part, sparse.get(str(run), set())
-        if kept:
-            part = part[part["layer"].isin(kept)]
-        row["n_averaged"] = len(part)
-        row["n_failed"] = sum(f.run == run and f.step == step for f in failures)
-        entries = (whole["edges"] / whole["density"]).where(whole["density"] > 0, whole["n_left"] * whole["n_right"])
-        row["density"] = whole["edges"].sum() / entries.sum()
-        row["mean_density"] = part["density"].mean()
-        for name in averaged:
-            row[name] = part[name].mean()
-            row[f"{name}_coverage"] = part[name].notna().mean()
-        if "is_ramanujan" in part:
-            decided = part["is_ramanujan"].isin(["yes", "no"])
-            row["ramanujan_share"] = (
-                (part["is_ramanujan"] == "yes").sum() / decided.sum() if decided.any() else math.nan
-            )
-            row["ramanujan_share_vita"] = (part["is_ramanujan"] == "yes").mean()
-        if set(COORDINATE) <= set(part):
-            row |= distances(part, anchors.setdefault(str(run), part))
-        row |= training_columns(histories[str(run)], int(row["step"]))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def velocities(layers: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """How much each metric moved since the previous recorded step of its layer.
 
@@ -387,56 +317,6 @@ def velocities(layers: pd.DataFrame, columns: Sequence[str] | None = None) -> pd
     ordered = layers.sort_values(["run", "step"], kind="stable")
     moved = ordered.groupby(["run", "layer"], observed=True, sort=False)[wanted].diff().abs()
     return ordered[["run", "step", "layer"]].join(moved).loc[layers.index]
-
-
-def sparse_layers(layers: pd.DataFrame) -> dict[str, set[str]]:
-    """Layers of each run that are not dense in every snapshot."""
-    found: dict[str, set[str]] = {}
-    below = layers[layers["density"] < 1]
-    for run, name in zip(below["run"], below["layer"], strict=True):
-        found.setdefault(str(run), set()).add(str(name))
-    return found
-
-
-def distances(part: pd.DataFrame, anchor: pd.DataFrame) -> dict[str, float]:
-    """Distances of a network's full-spectrum coordinate from its first snapshot, each by its own name."""
-    both = part[["layer", *COORDINATE]].merge(anchor[["layer", *COORDINATE]], on="layer", suffixes=("", "_anchor"))
-    now, then = both[list(COORDINATE)].to_numpy(float), both[[f"{c}_anchor" for c in COORDINATE]].to_numpy(float)
-    each = distance(now, then)
-    each = each[~pd.isna(each)]
-    found = {
-        "fs_distance_first": float(each.mean()) if each.size else math.nan,
-        "fs_distance_first_stacked": math.sqrt(float((each**2).sum())) if each.size else math.nan,
-    }
-    for column in ("weighted_spectral_gap", "imsg"):
-        i = COORDINATE.index(column)
-        defined = not pd.isna(now[:, i]).all()
-        found[f"fs_anchor_distance_{column}"] = anchor_distance(now[:, i], then[:, i]) if defined else math.nan
-        found[f"fs_angular_distance_{column}"] = angular_distance(now[:, i], then[:, i])
-    return found
-
-
-def training_history(reader: RunReader) -> dict[str, list[tuple[float, float]]]:
-    """Read what was logged during training: for each name its (step, value) pairs, in the order of writing."""
-    history: dict[str, list[tuple[float, float]]] = {}
-    for row in reader.metrics():
-        step = row.pop("step", None)
-        row.pop("epoch", None)
-        if isinstance(step, int | float):
-            for name, value in row.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    history.setdefault(name, []).append((step, value))
-    return history
-
-
-def training_columns(history: Mapping[str, Sequence[tuple[float, float]]], step: int) -> dict[str, float]:
-    """Training metrics as of `step`, and the last of the run."""
-    columns: dict[str, float] = {}
-    for name, seen in history.items():
-        before = [value for at, value in seen if at <= step]
-        columns[name] = before[-1] if before else math.nan
-        columns[f"final_{name}"] = seen[-1][1]
-    return columns
 
 
 def write_tables(analysis: Analysis, directory: Path) -> list[Path]:

@@ -19,11 +19,12 @@ from analysis.stress.targets import TARGETS
 from analysis.stress.watch import watched
 from sift_graph.encodings.geometry import recorded_geometries
 from sift_graph.errors import DamagedStoreError, MaskError
+from sift_graph.network_means import training_history
 from sift_graph.network_work import load_network
 from sift_graph.report import write_report
 from sift_graph.store import RunReader, RunWriter, parse_json
 from sift_graph.store.packing import pack_run
-from sift_graph.table import analyze_runs, training_history
+from sift_graph.table import analyze_runs
 from tests.hostile_runs import copy_run, peak_of
 from tests.runs import write_run
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from sift_graph.doctor import examine
-from sift_graph.errors import DamagedStoreError
+from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.mending import repair
+from sift_graph.record import MaskRecorder
 from sift_graph.store import RunReader, RunWriter
 from sift_graph.store.packing import pack_run
 from sift_graph.table import analyze_runs
@@ -116,6 +119,24 @@ def test_a_pipe_a_loop_or_a_directory_does_not_stop_a_reader(run: Path):
     path.symlink_to(path)
     with pytest.raises(DamagedStoreError, match="cannot be looked at"):
         RunReader(run).load_snapshot(10)
+
+
+def test_a_lock_is_not_taken_through_a_link(run: Path, outside: Path):
+    (run / ".lock").symlink_to(outside / "secret.jsonl")
+    with pytest.raises(DamagedStoreError, match=r"\.lock: is a link out of the run directory"):
+        MaskRecorder(run, resume=True)
+    with pytest.raises(DamagedStoreError, match=r"\.lock: is a link out of the run directory"):
+        pack_run(run)
+    assert "password" in (outside / "secret.jsonl").read_text()
+    (run / ".lock").unlink()
+    (run / ".lock").write_text("[" * 4000)  # what it says is only for a message
+    with MaskRecorder(run, resume=True), pytest.raises(RunDirectoryError, match="another recorder of this process"):
+        MaskRecorder(run, resume=True)
+    holder = {"pid": 10**30, "host": socket.gethostname()}
+    with MaskRecorder(run, resume=True):
+        (run / ".lock").write_text(json.dumps(holder))
+        with pytest.raises(RunDirectoryError, match="another process has been writing to it"):
+            MaskRecorder(run, resume=True)
 
 
 def test_a_link_in_the_place_of_a_temporary_is_not_written_through(run: Path, outside: Path):

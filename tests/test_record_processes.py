@@ -83,6 +83,19 @@ def test_a_second_recorder_of_one_process_is_refused_until_the_first_is_closed(t
     first.close()
 
 
+def test_a_run_that_is_being_recorded_is_neither_packed_nor_repaired(tmp_path: Path):
+    from sift_graph.mending import repair
+    from sift_graph.store.packing import pack_run
+
+    with MaskRecorder(tmp_path / "run") as recorder:
+        recorder.snapshot(0, {"fc": EYE})
+        for act in (pack_run, repair):
+            with pytest.raises(RunDirectoryError, match="another recorder of this process writes to it"):
+                act(tmp_path / "run")
+    assert pack_run(tmp_path / "run").snapshots == 1
+    repair(tmp_path / "run")
+
+
 def test_the_bundled_trainer_holds_its_run_while_it_trains(tmp_path: Path):
     from sift_graph.train import load_config, run
 

@@ -19,10 +19,11 @@ from sift_graph.doctor import examine
 from sift_graph.importers import read_masks
 from sift_graph.masks import LayerMask, Part, Snapshot
 from sift_graph.mending import repair
+from sift_graph.network_means import training_history
 from sift_graph.network_work import load_network
 from sift_graph.store import RunReader, RunWriter, ShardWriter
 from sift_graph.store.packing import pack_run, unpack_run
-from sift_graph.table import analyze_runs, training_history
+from sift_graph.table import analyze_runs
 
 __all__ = ["TARGETS", "Target", "alter_bytes", "alter_header", "alter_json", "make_run"]
 

@@ -10,7 +10,7 @@ import typer
 
 from sift_graph.cli import app
 from sift_graph.cli.measuring import JobsOption, MetricsOption, RunDir, finish, run_analysis, study_directory
-from sift_graph.cli.output import Column, JsonOption, note, print_json, print_table, records
+from sift_graph.cli.output import Column, JsonOption, note, percent, print_json, print_table, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,17 +166,19 @@ def print_power(needed: dict[str, float]) -> None:
 
 
 def print_correlations(frame: pd.DataFrame, target: str, statistic: str = "spearman") -> None:
-    """Print one statistic of each metric in each view, with its interval; views of single strata are in the JSON."""
+    """Print one statistic of each metric in each view with its interval, and on which share of layers it is defined."""
     rho = frame[frame["statistic"] == statistic]
     views = [v for v in dict.fromkeys(rho["view"]) if not v.startswith("fixed ")]
     columns = [
         Column("metric", "left"),
+        Column("defined", "right"),
         *(Column(str(view), "left", rank=i) for i, view in enumerate(views, start=1)),
         Column("note", "left", rank=9),
     ]
     rows = []
     for metric, part in rho.groupby("metric", sort=False):
-        cells = [str(metric)]
+        pooled = part.loc[part["view"] == "pooled", "coverage"]
+        cells = [str(metric), percent(float(pooled.iloc[0])) if len(pooled) and pooled.notna().all() else "–"]
         for view in views:
             found = part[part["view"] == view]
             cells.append(estimate_cell(found.iloc[0]) if len(found) else "–")

@@ -14,18 +14,20 @@ import os
 import socket
 import time
 import weakref
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sift_graph.errors import RunDirectoryError
+from sift_graph.store.inside import check_file
+from sift_graph.store.parsing import parse_json
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "RunLock"]
+__all__ = ["LOCK", "RunLock", "against_recorders"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / LOCK
+        self.path, self._handle = run_dir / LOCK, -1
+        check_file(run_dir, self.path)
         try:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
@@ -101,13 +104,13 @@ class RunLock:
         except ProcessLookupError:  # it has ended; a child that it has just forked has not let go yet
             time.sleep(0.05)
             return True
-        except OSError:
+        except (OSError, OverflowError):
             pass
         return False
 
     def _holder(self) -> dict[str, Any]:
         try:
-            content = json.loads(os.pread(self._handle, 4096, 0))
+            content = parse_json(os.pread(self._handle, 4096, 0))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -140,10 +143,35 @@ class RunLock:
         if handle >= 0:
             os.close(handle)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def __del__(self) -> None:
         """Let go of what is forgotten."""
         if hasattr(self, "_handle"):
             self.release()
+
+
+def against_recorders(run_dir: Path) -> AbstractContextManager[Any]:
+    """Hold a run while its files are changed; one without a lock file is not being recorded, and gets none.
+
+    Parameters
+    ----------
+    run_dir : Path
+
+    Returns
+    -------
+    context manager
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is being recorded.
+    """
+    return RunLock(run_dir) if (run_dir / LOCK).exists() else nullcontext()
 
 
 _ALL: weakref.WeakSet[RunLock] = weakref.WeakSet()

@@ -17,6 +17,7 @@ import numpy as np
 from sift_graph.errors import DamagedStoreError, UsageError
 from sift_graph.store.deltas import encode_change
 from sift_graph.store.inside import check_folder
+from sift_graph.store.lock import against_recorders
 from sift_graph.store.reader import RunReader
 from sift_graph.store.rewriting import Contents, clear_unfinished, compress_whole, is_one_file, open_contents, replace
 
@@ -86,7 +87,8 @@ def pack_run(
     Raises
     ------
     RunDirectoryError
-        If the directory is not a run, or cannot be written to: then each snapshot is whole, the old one or the new.
+        If the directory is not a run, is being recorded, or cannot be written to: then each snapshot is whole, the old
+        one or the new.
     UsageError
         If `keyframe_every` is below 1.
     """
@@ -126,6 +128,13 @@ def _rewrite(
     """Go through the snapshots in the order of their steps; write those anew that `change` changes."""
     reader = RunReader(Path(run_dir))
     check_folder(reader.run_dir, reader.run_dir / "masks")
+    with against_recorders(reader.run_dir):
+        return _rewrite_all(reader, change, progress)
+
+
+def _rewrite_all(
+    reader: RunReader, change: Callable[[RunReader, Contents], bool], progress: Progress | None
+) -> PackResult:
     clear_unfinished(reader.run_dir / "masks")
     rewritten: list[int] = []
     skipped: list[str] = []

@@ -23,7 +23,7 @@ from sift_graph.masks import Snapshot
 from sift_graph.store.aside import make_aside, move_aside
 from sift_graph.store.disk import explain_disk_errors, sync_directory, write_atomically
 from sift_graph.store.inside import check_file, check_folder
-from sift_graph.store.lock import LOCK, RunLock
+from sift_graph.store.lock import RunLock
 from sift_graph.store.parsing import read_rows
 from sift_graph.store.reader import HEADER, RunReader, is_run, snapshot_name
 from sift_graph.store.shards import snapshot_files
@@ -143,7 +143,6 @@ class RunWriter:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         check_folder(self.run_dir, masks)
         if self.exclusive:
-            check_file(self.run_dir, self.run_dir / LOCK)
             self._lock = RunLock(self.run_dir)
         going_on = self.resume and is_run(self.run_dir)
         if going_on:
