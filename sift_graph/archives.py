@@ -7,9 +7,12 @@ loaded one by one.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +29,13 @@ from sift_graph.errors import MaskError
 from sift_graph.masks import layer_name
 from sift_graph.packed import View
 from sift_graph.pairing import Archive, pair_by_name, pair_by_suffix, with_views
+from sift_graph.pickles import check_tuples
 from sift_graph.store import MAX_ENTRIES
 from sift_graph.stored import is_sparse, stored_entries
 
 __all__ = ["OPENERS", "Archive", "open_checkpoint", "open_npy", "open_npz", "open_safetensors"]
 
+MAX_NPY_HEADER = 10_000  # bytes; numpy reads no longer one
 MAX_EXPANSION = 1032  # deflate cannot do better; also the most entries that a byte of a file may stand for
 
 
@@ -48,30 +53,55 @@ def open_npz(path: Path) -> Archive:
     """Open a numpy archive; arrays are loaded one by one, and never as pickled objects."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            members = _members(path, archive)
             shapes, dtypes, skipped = {}, {}, []
             for key, info in members.items():
-                if info.file_size > MAX_EXPANSION * (info.compress_size + 1024):
-                    raise MaskError(f"{path}: {key[:80]!r} claims {info.file_size} bytes; the file was altered")
                 with archive.open(info) as file:
                     shape, dtype = _read_npy_head(path, key, file, info.file_size)
                 if dtype.hasobject:
                     skipped.append((key, "is a Python object (None, a dense layer in jaxpruner?), never unpickled"))
                 else:
                     shapes[key], dtypes[key] = shape, dtype
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, MaskError):
-            raise
+    except MaskError:
+        raise
+    except _UNREADABLE as error:
         raise MaskError(f"{path}: truncated, or not a numpy archive ({error}); save it again with np.savez") from error
 
     def load(key: str) -> np.ndarray:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(members[key]) as file:
                 return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+        except _UNREADABLE as error:
             raise MaskError(f"{path}: {key!r} cannot be read ({error}); the file was altered") from error
 
     return pair_by_name(path, shapes, load, dtypes=dtypes, skipped=skipped)
+
+
+_UNREADABLE = (  # what zipfile, zlib and numpy raise at what they cannot read
+    zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error, TypeError,
+    SyntaxError, struct.error, tokenize.TokenError, OverflowError, MemoryError, IndexError, KeyError,
+)  # fmt: skip
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """List the arrays of a numpy archive; refuse names twice, foreign compression and sizes that are not there."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key in members:
+            raise MaskError(f"{path}: holds {key[:80]!r} twice; save it again with np.savez")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise MaskError(
+                f"{path}: {key[:80]!r} is compressed by method {info.compress_type}, which numpy does not write; "
+                "save it again with np.savez_compressed"
+            )
+        if info.file_size > MAX_EXPANSION * (info.compress_size + 1024):
+            raise MaskError(f"{path}: {key[:80]!r} claims {info.file_size} bytes; the file was altered")
+        members[key] = info
+    packed, available = sum(info.compress_size for info in members.values()), path.stat().st_size
+    if packed > available:
+        raise MaskError(f"{path}: claims {packed} packed bytes and has {available}; the file was altered")
+    return members
 
 
 def open_npy(path: Path) -> Archive:
@@ -80,9 +110,9 @@ def open_npy(path: Path) -> Archive:
     try:
         with path.open("rb") as file:
             shape, dtype = _read_npy_head(path, path.name, file, path.stat().st_size)
-    except (OSError, EOFError, ValueError) as error:
-        if isinstance(error, MaskError):
-            raise
+    except MaskError:
+        raise
+    except _UNREADABLE as error:
         raise MaskError(f"{path}: truncated, or not a numpy array ({error}); save it again with np.save") from error
     if dtype.hasobject:
         raise MaskError(f"{path}: holds a Python object, which is never unpickled; save each mask by np.savez")
@@ -90,7 +120,7 @@ def open_npy(path: Path) -> Archive:
     def load(key: str) -> np.ndarray:
         try:
             return np.asarray(np.load(path, allow_pickle=False))
-        except (OSError, EOFError, ValueError) as error:
+        except _UNREADABLE as error:
             raise MaskError(f"{path}: truncated, or altered ({error}); save it again with np.save") from error
 
     return pair_by_name(path, {layer: shape}, load, dtypes={layer: dtype})
@@ -98,9 +128,10 @@ def open_npy(path: Path) -> Archive:
 
 def _read_npy_head(path: Path, key: str, file: Any, available: int) -> tuple[tuple[int, ...], np.dtype]:
     """Read shape and dtype of an array; of objects only a single one is let through, to be left out."""
-    version = np.lib.format.read_magic(file)
+    head = io.BytesIO(file.read(12 + MAX_NPY_HEADER))  # a header may claim 4 GiB: no more than this is looked at
+    version = np.lib.format.read_magic(head)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    shape, _, dtype = read(head)
     if dtype.hasobject and shape != ():
         raise MaskError(
             f"{path}: {key!r} holds Python objects, which are never unpickled; save a plain array of bools or numbers"
@@ -163,10 +194,17 @@ def open_checkpoint(path: Path) -> Archive:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(info.file_size for info in archive.infolist()) > available:
-                    raise MaskError(f"{path}: claims more bytes than it has; the file was altered")
+                    raise MaskError("it claims more bytes than it has")
+                for name in archive.namelist():
+                    if name.endswith(".pkl"):
+                        check_tuples(archive.read(name))
+        else:
+            with path.open("rb") as file:
+                for _ in range(5):  # a magic number, a version, the system, the content, the keys
+                    check_tuples(file)
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except MaskError:
-        raise
+    except MaskError as error:
+        raise MaskError(f"{path}: {error}; the file was altered. Save the state dict alone") from error
     except Exception as error:  # torch raises whatever its parser meets: pickle, struct, zip, runtime errors
         why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise MaskError(
@@ -175,7 +213,10 @@ def open_checkpoint(path: Path) -> Archive:
         ) from error
     tensors = dict(_tensors_in(content))
     tensors = {**_optimizer_masks(content, tensors), **tensors}
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    try:
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    except RuntimeError as error:  # a nested tensor has no shape
+        raise MaskError(f"{path}: holds a tensor without a shape ({str(error)[:80]}); save plain tensors") from error
     for key, shape in shapes.items():
         _check_size(path, key, shape, available)
 
@@ -197,7 +238,7 @@ def _optimizer_masks(content: Any, tensors: Mapping[str, Any]) -> dict[str, Any]
         if not isinstance(names, list | tuple) or not isinstance(indices, list) or len(names) != len(indices):
             continue  # whose masks they are cannot be told
         for name, index in zip(names, indices, strict=True):
-            kept = state.get(index)
+            kept = state.get(index) if isinstance(index, int | str) else None
             mask = kept.get("mask") if isinstance(kept, Mapping) else None
             if isinstance(name, str) and hasattr(mask, "detach"):
                 found[f"{spelled.get(layer_name(name), name)}_mask"] = mask

@@ -20,8 +20,9 @@ import xxhash
 
 from sift_graph.arrays import LARGE, as_array, check_name, check_shape, is_large_single, packed
 from sift_graph.errors import MaskError, UsageError, did_you_mean
+from sift_graph.part import Part, check_part
 
-__all__ = ["LayerMask", "Layout", "Snapshot", "layer_name", "match_layers"]
+__all__ = ["LayerMask", "Layout", "Part", "Snapshot", "layer_name", "match_layers"]
 
 Layout = Literal["oi", "io"]
 
@@ -48,6 +49,8 @@ class LayerMask:
         ``oi`` is PyTorch's ``(out, in / groups, *kernel)``; ``io`` is ``(*kernel, in, out)`` (Keras, JAX, HF Conv1D).
     source : str
         Where the mask was found, for instance ``"mask_set"``, ``"weight!=0"`` or ``"dense"``.
+    part : Part or None
+        If this is only a block of the layer: which. `shape` is that of the block then, and may have zeros.
     """
 
     layer: str
@@ -57,10 +60,13 @@ class LayerMask:
     groups: int = 1
     layout: Layout = "oi"
     source: str = "mapping"
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         check_name(self.layer)
-        check_shape(self.layer, self.shape, self.groups, self.layout)
+        check_shape(self.layer, self.shape if self.part is None else self.part.whole, self.groups, self.layout)
+        if self.part is not None:
+            check_part(self.layer, self.shape, self.part)
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))  # numpy's integers are not JSON's
         object.__setattr__(self, "groups", int(self.groups))
         size = math.prod(self.shape)
@@ -95,6 +101,7 @@ class LayerMask:
         groups: int = 1,
         layout: Layout = "oi",
         source: str = "mapping",
+        part: Part | None = None,
     ) -> LayerMask:
         """Pack a mask given in the weight's shape, and check both.
 
@@ -106,7 +113,7 @@ class LayerMask:
             In the shape of the weight, two or more axes.
         weight : array or tensor of float, optional
             In the same shape. Values outside the mask are not kept.
-        groups, layout, source
+        groups, layout, source, part
             As the attributes.
 
         Returns
@@ -126,13 +133,20 @@ class LayerMask:
         """
         array = as_array(mask)
         bits = packed(layer, array)
-        check_shape(layer, array.shape, groups, layout)
-        found = cls(layer, tuple(array.shape), bits, None, groups, layout, source)
+        check_shape(layer, array.shape if part is None else part.whole, groups, layout)
+        found = cls(layer, tuple(array.shape), bits, None, groups, layout, source, part)
         return found if weight is None else found.with_weight(weight)
 
     @classmethod
     def from_nonzero(
-        cls, layer: str, weight: Any, *, groups: int = 1, layout: Layout = "oi", source: str = "weight!=0"
+        cls,
+        layer: str,
+        weight: Any,
+        *,
+        groups: int = 1,
+        layout: Layout = "oi",
+        source: str = "weight!=0",
+        part: Part | None = None,
     ) -> LayerMask:
         """Pack where a weight is not zero, without its values; NaN is not zero.
 
@@ -142,7 +156,7 @@ class LayerMask:
             Name of the layer.
         weight : array or tensor of float
             Two or more axes.
-        groups, layout, source
+        groups, layout, source, part
             As the attributes.
 
         Returns
@@ -158,12 +172,12 @@ class LayerMask:
             weight = weight.detach() != 0  # there: a quarter of the bytes to bring here
         array = as_array(weight)
         if not is_large_single(array):
-            return cls.from_dense(layer, array != 0, groups=groups, layout=layout, source=source)
+            return cls.from_dense(layer, array != 0, groups=groups, layout=layout, source=source, part=part)
         from sift_graph.pack_kernels import pack_nonzero
 
-        check_shape(layer, array.shape, groups, layout)
+        check_shape(layer, array.shape if part is None else part.whole, groups, layout)
         bits, _ = pack_nonzero(np.ascontiguousarray(array).reshape(-1))
-        return cls(layer, tuple(array.shape), bits, None, groups, layout, source)
+        return cls(layer, tuple(array.shape), bits, None, groups, layout, source, part)
 
     def with_weight(self, weight: Any) -> LayerMask:
         """Return the same mask with the weights at its set bits.

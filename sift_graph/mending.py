@@ -10,7 +10,7 @@ from typing import Any
 
 from sift_graph.doctor import examine
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
-from sift_graph.store import FORMAT, RunReader, snapshot_name, write_atomically
+from sift_graph.store import FORMAT, RunReader, check_folder, snapshot_name, write_atomically
 from sift_graph.store.condition import Finding, few, is_row, path_step
 from sift_graph.store.disk import sync_directory
 from sift_graph.store.lock import against_recorders
@@ -68,6 +68,7 @@ def _repair(path: Path) -> list[str]:
 def _aside(run_dir: Path, file: Path) -> Path:
     """Move a file to masks/damaged, beside what has that name there already."""
     directory = run_dir / "masks" / "damaged"
+    check_folder(run_dir, directory)
     directory.mkdir(exist_ok=True, parents=True)
     name = file.name.lstrip(".")
     target = directory / name

@@ -21,6 +21,9 @@ from sift_graph.errors import DamagedStoreError
 
 __all__ = ["CONSTANT", "NetworkGraph", "Space", "from_runs", "infer_graph", "to_runs"]
 
+MAX_CHANNELS = 1 << 26
+"""Channels of a network, and channels read by its layers in all; a file that claims more is refused, not allocated."""
+
 CONSTANT = -1
 """Stands for an input that no channel makes, such as a position embedding."""
 
@@ -142,6 +145,7 @@ class NetworkGraph:
             If it is not one.
         """
         try:
+            check_size(record)
             spaces = [Space("input", int(s["first"]), int(s["size"])) for s in record["inputs"]]
             spaces += [
                 Space("sum", int(s["first"]), int(s["size"]), tuple(map(from_runs, s["of"]))) for s in record["sums"]
@@ -221,6 +225,20 @@ def to_runs(channels: np.ndarray) -> Runs:
     return [[int(values[a]), int(b - a + 1), int(lengths[a])] for a, b in zip(begins, ends, strict=True)]
 
 
+def check_size(record: Mapping[str, Any]) -> None:
+    """Raise ValueError if a recorded graph claims more channels than any network has, before any is allocated."""
+    spaces = [*record["inputs"], *record["sums"], *record["layers"]]
+    runs = [run for s in record["layers"] for run in s["reads"]]
+    runs += [run for s in record["sums"] for addend in s["of"] for run in addend]
+    runs += [*record["outputs"], *record["gates"]]
+    sizes = [int(s["size"]) for s in spaces]
+    counts = [int(n) * int(r) for a, n, r in runs if min(int(n), int(r), int(a) + 1) >= 0]
+    if len(counts) < len(runs) or min(sizes, default=1) < 1:
+        raise ValueError("a run of channels or a size is negative")
+    if max(sum(sizes), sum(counts)) > MAX_CHANNELS:
+        raise ValueError(f"it claims {max(sum(sizes), sum(counts))} channels, expected at most {MAX_CHANNELS}")
+
+
 def from_runs(runs: Iterable[Sequence[int]]) -> np.ndarray:
     """Read what :func:`to_runs` wrote."""
     parts = [np.repeat(np.arange(int(a), int(a) + int(n)), int(r)) for a, n, r in runs]
@@ -296,6 +314,9 @@ class Guess:
         if entry.get("layout") == "io":
             shape = (shape[-1], shape[-2], *shape[:-2])
         needed = shape[1] * groups
+        if max(needed, shape[0]) > MAX_CHANNELS:
+            self.unplaced[name] = f"has more than {MAX_CHANNELS} inputs or outputs"
+            return
         if self.current is None:
             self.spaces.append(Space("input", 0, needed))
             self.current = self.spaces[0].channels

@@ -21,7 +21,7 @@ from sift_graph.metrics.cross_layer import cross_layer_pairs
 from sift_graph.metrics.network import Network
 from sift_graph.network_graph import NetworkGraph, infer_graph
 from sift_graph.parallel import one_thread, unordered
-from sift_graph.store import RunReader
+from sift_graph.store import RunReader, read_rows
 
 __all__ = ["NetworkRow", "load_network", "measure_networks"]
 
@@ -164,17 +164,18 @@ def step_key(reader: RunReader, step: int) -> str:
 def read_kept(path: Path, names: Sequence[str]) -> dict[int, tuple[str, NetworkRow]]:
     """Read finished steps; a line that a crash cut short, or of other metrics, is passed over."""
     found: dict[int, tuple[str, NetworkRow]] = {}
-    if not path.exists():
-        return found
-    for line in path.read_text().splitlines():
+    for _, row in read_rows(path):
         try:
-            row = json.loads(line)
+            if row is None:
+                continue
             values = {name: missing(name) if row["values"][name] is None else row["values"][name] for name in names}
-            values["network_note"] = row["values"]["network_note"]
+            if not all(isinstance(value, type(missing(name)) | int | float) for name, value in values.items()):
+                continue
+            values["network_note"] = str(row["values"]["network_note"])
             pairs = [{k: math.nan if v is None else v for k, v in pair.items()} for pair in row["pairs"]]
-            found[int(row["step"])] = (row["key"], NetworkRow(int(row["step"]), values, pairs))
-        except (ValueError, KeyError, TypeError):
-            continue
+            found[int(row["step"])] = (str(row["key"]), NetworkRow(int(row["step"]), values, pairs))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            continue  # of an older layout, or not ours: computed again
     return found
 
 

@@ -25,7 +25,7 @@ from sift_graph.metrics import measure_layer
 from sift_graph.nulls import Request, Samples, Score, draw_samples, judge
 from sift_graph.parallel import one_thread, unordered
 from sift_graph.spectrum import estimate_seconds
-from sift_graph.store import RunReader
+from sift_graph.store import RunReader, parse_json, read_rows
 from sift_graph.work import INLINE_SECONDS, Failure, load_target, mask_key, row_entries, sides
 
 __all__ = [
@@ -240,13 +240,13 @@ def kept_file(reader: RunReader) -> Path:
 def read_kept(path: Path) -> dict[str, dict[str, Score]]:
     """Read kept comparisons: by key, the scores by metric; of equal keys the last."""
     kept: dict[str, dict[str, Score]] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
+    for _, row in read_rows(path):
+        try:
+            if row is not None:
+                _request_of(row["key"])
                 kept[row["key"]] = {name: _score(values) for name, values in row["scores"].items()}
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that a crash cut short: computed again
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # of an older layout, or not ours: computed again
     return kept
 
 
@@ -276,9 +276,9 @@ def kept_rows(
     """
     by_mask: dict[tuple[str, str | None], list[tuple[str, dict[str, Score]]]] = {}
     for key, scores in read_kept(kept_file(reader)).items():
-        revision, mask, weight, request, *other = json.loads(key)
+        revision, mask, weight, null, other = _request_of(key)
         if revision == REVISION and other == encoding_key(encoding):
-            by_mask.setdefault((mask, weight), []).append((request["null"], scores))
+            by_mask.setdefault((mask, weight), []).append((null, scores))
     rows = []
     for step in reader.steps if by_mask else ():
         for entry in row_entries_at(reader, step, layers, encoding):
@@ -304,7 +304,17 @@ def _finite(value: Any) -> Any:
 def _score(values: Mapping[str, Any]) -> Score:
     """Read a score, null as NaN."""
     known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+    if not all(isinstance(value, str if name == "note" else int | float) for name, value in known.items()):
+        raise ValueError("a score is of numbers and a note")
     return Score(**known)
+
+
+def _request_of(key: str) -> tuple[int, str, str | None, str, list[Any]]:
+    """Revision, mask, weight, null model and encoding of a key; an error where it is none of ours."""
+    revision, mask, weight, request, *other = parse_json(key)
+    if not (isinstance(mask, str) and isinstance(weight, str | None) and isinstance(request["null"], str)):
+        raise ValueError("a key is of texts")
+    return revision, mask, weight, request["null"], other
 
 
 def null_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

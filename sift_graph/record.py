@@ -12,19 +12,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sift_graph.errors import RunDirectoryError, SiftGraphError, UsageError
+from sift_graph.masks import LayerMask
+from sift_graph.ranks import unwrapped
 from sift_graph.recording.by_hand import ByHand
 from sift_graph.recording.cadence import Cadence, Schedule
 from sift_graph.recording.looking import Looking, Subject, record_graph
 from sift_graph.recording.measuring import Measurer
 from sift_graph.recording.pipeline import Pipeline, RecorderWarning
-from sift_graph.recording.reading import check_choice, find_hook
+from sift_graph.recording.reading import check_choice, find_hook, read_masks
+from sift_graph.recording.together import Together
 from sift_graph.sinks import Teller
-from sift_graph.store import WeightPolicy
+from sift_graph.store import ShardWriter, WeightPolicy
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +83,14 @@ class MaskRecorder(ByHand):
     policy : {"block", "drop"}
         What to do when the queue is full: let training wait, or drop the snapshot, count it in :attr:`dropped` and
         warn. The first and the last state, and rows of metrics, are never dropped.
+    check_ranks : bool or int
+        Under data parallelism, compare the masks of all processes whenever they are looked at, or every so many steps:
+        what differs is an error at :meth:`attach` and a warning later. The processes exchange hashes, so all must
+        train on in step.
+    ranks : {"together", "each"}
+        With ``"together"`` the processes of ``torch.distributed`` record one run: the first one does, and the others do
+        nothing; or each its own part, where parameters are shared out (``fully_shard``). With ``"each"`` this process
+        records a run of its own.
     measure : bool, str or iterable of str
         Measure each snapshot once it is on disk, in another process of one thread and low priority: True or
         ``"core"``, or metrics as :func:`sift_graph.metrics.select` takes them. Rows ``{"step": ..., "measured":
@@ -142,11 +154,14 @@ class MaskRecorder(ByHand):
         policy: Literal["block", "drop"] = "block",
         measure: bool | str | Iterable[str] = False,
         log_to: Any = None,
+        check_ranks: bool | int = False,
+        ranks: Literal["together", "each"] = "together",
     ) -> None:
         cadence = Cadence.make(every, schedule, weights_every)
         choices = {"weights": weights, "when": when}
         looking = Looking.make(source=source, layers=layers, cadence=cadence, on_change=on_change, **choices)
         check_choice("policy", policy, ("block", "drop"))
+        check_choice("ranks", ranks, ("together", "each"))
         if queue_size < 1:
             raise UsageError(f"queue_size: expected 1 or more snapshots, found {queue_size}")
         self.run_dir = Path(run_dir).absolute()  # some training scripts change the working directory
@@ -163,8 +178,18 @@ class MaskRecorder(ByHand):
         self._resume = resume
         self._subject: Subject | None = None
         self._handle: Any = None
-        if os.environ.get(DISABLED, "0") not in ("", "0"):
+        self._queue_size = queue_size
+        self._together = Together(
+            check_ranks, together=ranks == "together", drops=policy == "drop", measures=bool(measure)
+        )
+        self._is_disabled = os.environ.get(DISABLED, "0") not in ("", "0")
+        if self._is_disabled:
             logger.info("%s is set: nothing is recorded in %s", DISABLED, self.run_dir)
+            super().__init__(looking, None)
+            return
+        place = self._together.place
+        if place.rank > 0:
+            logger.info("rank %d of %d: rank 0 records in %s", place.rank, place.world, self.run_dir)
             super().__init__(looking, None)
             return
         pipeline = Pipeline(
@@ -221,6 +246,7 @@ class MaskRecorder(ByHand):
         RunDirectoryError
             If a later step is recorded already and the recorder was not made with ``resume=True``.
         """
+        self._join(model, masks)
         if self._pipeline is None:
             return self
         if self.attached:
@@ -246,13 +272,51 @@ class MaskRecorder(ByHand):
             if pipeline.newest is None and not pipeline.writer.layers:
                 pipeline.write_layers(layer_table(model))
             if pipeline.newest is None and self.example_input is not None:
-                record_graph(pipeline, model, self.example_input)
+                record_graph(pipeline, unwrapped(model), self.example_input)
+            if self._together.check_ranks:
+                self._together.compare(self._packed(subject), self.step)
             self._looking.look(pipeline, subject, self.step, self.epoch, always=True)
             self._handle = hook(self._hook)
         except BaseException:
             self.detach()
             raise
         return self
+
+    def _join(self, model: Any, masks: Any) -> None:
+        """Take part in what the other processes do, if there are any: record a part, or compare."""
+        if self._is_disabled:
+            return
+        writer = self._together.join(self.run_dir, self._pipeline, self._looking, model, masks, resume=self._resume)
+        if isinstance(writer, ShardWriter):  # a mask may have changed on another process alone
+            self._looking = replace(self._looking, on_change=False)
+        if writer is not None and self._pipeline is not None:
+            self._pipeline.adopt(writer)
+        elif writer is not None:
+            options: dict[str, Any] = {"queue_size": self._queue_size, "policy": self.policy}
+            self._pipeline = Pipeline(self.run_dir, weights=self.weights, writer=writer, **options)
+
+    def _packed(self, subject: Subject) -> dict[str, LayerMask]:
+        return {name: one.mask for name, one in subject.find(self._looking).items()}
+
+    def snapshot(
+        self, step: int, masks: Mapping[str, Any], *, epoch: float | None = None, if_due: bool = False
+    ) -> bool:
+        """Record masks by hand; as :meth:`ByHand.snapshot`, with the other processes if there are any.
+
+        Parameters
+        ----------
+        step, masks, epoch, if_due
+            As there.
+
+        Returns
+        -------
+        bool
+            As there.
+        """
+        self._join(None, masks)
+        if self._together.check_ranks:
+            self._together.compare(read_masks(step, masks, self.layers), step)
+        return super().snapshot(step, masks, epoch=epoch, if_due=if_due)
 
     def detach(self) -> None:
         """Stop following the optimizer, let go of everything, and record where it stands; may be called again.
@@ -303,6 +367,7 @@ class MaskRecorder(ByHand):
         if self._pipeline is None:
             return False
         if step is not None and masks is not None:
+            self._join(None, masks)
             return self._looking.take(self._pipeline, step, masks, self.epoch, due=True)
         if not self.attached:
             raise UsageError("end_epoch: the recorder is not attached; attach it, or pass step=... and masks=...")
@@ -326,6 +391,8 @@ class MaskRecorder(ByHand):
         assert subject is not None
         pipeline.begin()
         try:
+            if not always and self._together.compares_at(self.step, self.every) and subject.model is not None:
+                self._together.warn_of_difference(pipeline, self._packed(subject), self.step)
             self._looking.look(pipeline, subject, self.step, self.epoch, due=due, always=always)
         except SiftGraphError as error:
             pipeline.warn("lost", f"training goes on, but {error}")

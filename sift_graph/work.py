@@ -34,7 +34,7 @@ from sift_graph.metrics import (
     measure_encoded,
 )
 from sift_graph.parallel import one_thread, unordered
-from sift_graph.store import RunReader
+from sift_graph.store import RunReader, check_file, check_folder, read_rows
 
 __all__ = [
     "RUN_COLUMNS",
@@ -58,6 +58,41 @@ def is_number(column: str) -> bool:
     """Whether a metric's undefined value is NaN, and not None as in a column of words."""
     metric = find_metric(column)
     return metric is not None and isinstance(metric.missing, float)
+
+
+def run_value(name: str, value: Any) -> Any:
+    """Read what a run says of itself, for a column: one word or number; None for a sparsity that is no number."""
+    if name == "sparsity":
+        return value if isinstance(value, int | float) else None
+    return value if value is None or isinstance(value, str | int | float) else str(value)[:80]
+
+
+def kept_values(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Read the values of a row that was kept; NaN stands for what was undefined.
+
+    Returns
+    -------
+    dict
+        By column.
+
+    Raises
+    ------
+    KeyError
+        If one is missing.
+    ValueError
+        If one is none that was written here.
+    """
+    found = {}
+    for name in names:
+        value = values[name]
+        if is_number(name):
+            value = math.nan if value is None else value
+            if not isinstance(value, int | float):
+                raise ValueError(f"{name}: expected a number, found {type(value).__name__}")
+        elif not isinstance(value, str if name in ("note", "mask_note") else str | int | float | None):
+            raise ValueError(f"{name}: expected a word, found {type(value).__name__}")
+        found[name] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -247,6 +282,10 @@ class Plan:
         if not self.reader.steps:
             raise RunDirectoryError(f"{run_dir}: the run has no snapshot yet; train it, or record one")
         self.directory = run_dir / "analysis" / settings_hash(settings)
+        for folder in (self.directory.parent, self.directory):
+            check_folder(run_dir, folder)
+        for name in ("rows.jsonl", "network.jsonl", "../nulls.jsonl"):
+            check_file(run_dir, self.directory / name)
         self.failures: list[Failure] = []
         self.warnings: list[str] = []
         self.rows: dict[tuple[int, str], dict[str, Any]] = {}
@@ -262,19 +301,15 @@ class Plan:
             self._read_kept()
 
     def _read_kept(self) -> None:
-        path = self.directory / "rows.jsonl"
-        if not path.exists():
-            return
-        with path.open() as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                    values = {k: math.nan if v is None and is_number(k) else v for k, v in row["values"].items()}
-                    row["values"] = values
-                    self.kept[row["step"], row["layer"]] = row
-                    self.by_mask.setdefault(row["mask"], {k: values[k] for k in (*mask_names(self.names), "mask_note")})
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line that a crash cut short, or of an older layout: computed again
+        for _, row in read_rows(self.directory / "rows.jsonl"):
+            try:
+                if row is None or not isinstance(row["key"], str):
+                    continue
+                values = kept_values(row["values"], (*self.names, *self.dynamics, "mask_note", "note"))
+                self.by_mask.setdefault(row["mask"], {k: values[k] for k in (*mask_names(self.names), "mask_note")})
+                self.kept[row["step"], row["layer"]] = {**row, "values": values}
+            except (KeyError, TypeError, ValueError):
+                continue  # of an older layout, or not ours: computed again
 
     def units(self, steps: str | Iterable[int] | None, layers: str | None) -> Iterator[Unit]:
         """Walk the history once: mask dynamics on the way, and the units that are still to be measured."""
@@ -391,7 +426,7 @@ class Plan:
 
     def _row(self, step: int, entry: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         about = self.reader.about
-        row: dict[str, Any] = {"run": self.name, **{name: about.get(name) for name in RUN_COLUMNS[1:]}}
+        row: dict[str, Any] = {"run": self.name, **{name: run_value(name, about.get(name)) for name in RUN_COLUMNS[1:]}}
         row |= {"step": step, "epoch": entry["epoch"], "layer": entry["name"], "depth": entry["depth"]}
         row["encoding"] = self.request.name
         row |= {name: values[name] for name in (*self.names, *self.dynamics)}

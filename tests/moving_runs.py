@@ -94,7 +94,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[str]:
             return getattr(self.file, name)
 
     def opened(self: Path, mode: str = "r", *args, **kwargs):
-        if mode != "wb":
+        if mode not in ("wb", "xb"):
             return real_open(self, mode, *args, **kwargs)
         step("open")
         return File(real_open(self, mode, *args, **kwargs))

@@ -135,15 +135,22 @@ def test_a_hole_in_a_regular_history_is_found(tmp_path, on_change, severity):
 def test_ranks_that_hold_different_masks_of_a_layer_are_found(run):
     path = RunReader(run).path(50)
     for rank in range(3):
-        shutil.copy(path, path.with_name(f"step_000000050.rank{rank:05d}.safetensors"))
+        shard = path.with_name(f"step_000000050.rank{rank:05d}.safetensors")
+        shutil.copy(path, shard)
+        rewrite(shard, lambda e, t, h, rank=rank: h.update(rank=rank, ranks=3, layers=[e]))
+    path.unlink()
     assert examine(run) == []
-    rewrite(path.with_name("step_000000050.rank00002.safetensors"), lambda e, t, h: e.update(xxh3="0" * 32))
-    (finding,) = examine(run)
+    rewrite(shard, lambda e, t, h: e.update(xxh3="0" * 32))
+    damaged, finding = examine(run)
+    assert "layer 'moving' is there twice and differs: on rank 0 and on rank 2" in damaged.found
     assert (finding.kind, finding.where) == ("ranks_differ", "masks/step_000000050.rank00002.safetensors")
     assert finding.found == "the mask of 'moving' differs from that in step_000000050.rank00000.safetensors"
-    shards = path.with_name("step_000000050.rank00002.safetensors")
-    rewrite(shards, lambda e, t, h: e.update(part={"offset": [0, 0], "shape": [60, 101]}))
-    assert examine(run) == []
+    rewrite(shard, lambda e, t, h: e.update(part={"offset": [0, 0], "shape": [60, 101]}))
+    assert [finding.kind for finding in examine(run)] == ["damaged"]  # a part is compared with parts
+    shard.unlink()
+    (finding,) = examine(run)
+    assert "of the 3 shards of step 50 there is none of rank 2" in finding.found
+    assert (finding.kind, finding.repairable) == ("damaged", False)
 
 
 # The command

@@ -67,7 +67,7 @@ def test_each_snapshot_is_measured_by_another_process_as_the_library_measures_it
 
 
 def test_measurements_do_not_become_columns_of_the_training(tmp_path: Path):
-    from sift_graph.table import training_history
+    from sift_graph.network_means import training_history
 
     with MaskRecorder(tmp_path / "run", measure="density") as recorder:
         recorder.snapshot(0, {"fc": MASK})

@@ -312,7 +312,7 @@ def test_runs_are_found_below_a_directory(tmp_path: Path):
 def test_a_header_without_end_is_refused_before_it_is_read(run: Path):
     with (run / "sift.json").open("ab") as file:
         file.truncate(1 << 29)  # a hole: it takes no space
-    with pytest.raises(DamagedStoreError, match=r"sift\.json: is larger than 256 MiB"):
+    with pytest.raises(DamagedStoreError, match=r"sift\.json: is larger than 64 MiB"):
         RunReader(run)
 
 

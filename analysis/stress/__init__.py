@@ -1,1 +1,1 @@
-"""Break the recorder on purpose, and count what is lost."""
+"""Break the recorder and the readers on purpose, and count what is lost or goes wrong."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sift_graph.errors import UsageError
+from sift_graph.errors import DamagedStoreError, UsageError
 
 __all__ = ["Geometry"]
+
+MAX_PIXELS = 1 << 26  # of a layer's input or output; a file that claims more is refused
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,10 @@ class Geometry:
         def numbers(key: str) -> tuple[int, ...]:
             return tuple(int(n) for n in record[key])
 
+        for key, least in (("size", 1), ("stride", 1), ("dilation", 1), ("output", 1), ("padding", 0)):
+            found = numbers(key)
+            if len(found) != len(record["size"]) or min(found, default=0) < least or math.prod(found) > MAX_PIXELS:
+                raise UsageError(f"{key} {str(record[key])[:80]} is not that of a convolution")
         return cls(
             numbers("size"),
             numbers("stride"),
@@ -163,4 +169,11 @@ def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 def recorded_geometries(graph: Any) -> dict[str, Geometry]:
     """Read the geometry of each convolution from the ``graph`` of a run's ``sift.json``; none where there is none."""
     layers = graph.get("layers", []) if isinstance(graph, Mapping) else []
-    return {str(layer["layer"]): Geometry.from_record(layer["geometry"]) for layer in layers if layer.get("geometry")}
+    try:
+        placed = [layer for layer in layers if layer.get("geometry")]
+        return {str(layer["layer"]): Geometry.from_record(layer["geometry"]) for layer in placed}
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise DamagedStoreError(
+            f"sift.json: its graph holds a geometry that cannot be read ({type(error).__name__}: {str(error)[:80]}); "
+            "restore the file from a copy, or remove the key 'graph'"
+        ) from error

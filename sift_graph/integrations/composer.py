@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Follower
+from sift_graph.integrations.following import Follower, takes_part
 
 try:
     from composer import Callback, Logger, State
@@ -31,7 +31,7 @@ class MaskRecorderCallback(Follower, Callback):  # type: ignore[misc]
         """Begin, at the batch where the trainer is: Composer makes one optimizer step of each."""
         from composer.utils import dist
 
-        if dist.get_global_rank() == 0:
+        if takes_part(is_first=dist.get_global_rank() == 0):
             self.following.begin(state.model, state.optimizers[0], int(state.timestamp.batch))
 
     def epoch_start(self, state: State, logger: Logger) -> None:

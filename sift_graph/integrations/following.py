@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sift_graph.errors import SiftGraphError
+from sift_graph.ranks import find_place
 from sift_graph.record import MaskRecorder, RecorderWarning
 from sift_graph.sinks import numbers
 
-__all__ = ["Follower", "Following", "Guard"]
+__all__ = ["Follower", "Following", "Guard", "takes_part"]
 
 
 class Guard:
@@ -143,3 +144,8 @@ class Follower:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take the step of a checkpoint, for trainers that do not know theirs, and the run that it belongs to."""
         self.following.step, self.following.run_id = int(state_dict["step"]), state_dict.get("run_id")
+
+
+def takes_part(*, is_first: bool) -> bool:
+    """Whether a process needs a recorder: the first, and all that train with it, for each may hold a part."""
+    return is_first or find_place().world > 1

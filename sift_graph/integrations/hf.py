@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from sift_graph.errors import UsageError
-from sift_graph.integrations.following import Follower
+from sift_graph.integrations.following import Follower, takes_part
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -39,7 +39,7 @@ class MaskRecorderCallback(Follower, TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
         """Begin, at the step where the trainer is."""
-        if state.is_world_process_zero:
+        if takes_part(is_first=state.is_world_process_zero):
             self.following.begin(kw["model"], kw["optimizer"], state.global_step)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sift_graph.integrations.following import Follower
+from sift_graph.integrations.following import Follower, takes_part
 
 __all__ = ["LightningHooks"]
 
@@ -45,7 +45,7 @@ class LightningHooks(Follower):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin, at the step where the trainer is."""
-        if trainer.is_global_zero:
+        if takes_part(is_first=trainer.is_global_zero):
             steps = trainer.global_step // max(len(trainer.optimizers), 1)
             self.following.begin(pl_module, trainer.optimizers[self.optimizer], steps)
 

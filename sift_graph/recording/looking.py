@@ -111,6 +111,11 @@ class Looking:
         globs = layers if layers is None or isinstance(layers, str) else list(layers)
         return cls(source, globs, cadence, on_change, choices["weights"], choices["when"])
 
+    @property
+    def looks_at_each_step(self) -> bool:
+        """Whether no cadence is asked for."""
+        return self.cadence.every is None and self.cadence.schedule is None
+
     def described(self) -> dict[str, Any]:
         """Describe it for ``sift.json``."""
         plain = {name: getattr(self, name) for name in ("source", "layers", "on_change", "weights", "when")}

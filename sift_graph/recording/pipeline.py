@@ -19,9 +19,11 @@ from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.recording.ending import finish_on_sigterm, forget_sigterm
 from sift_graph.recording.measuring import Measurer
 from sift_graph.sinks import Teller
-from sift_graph.store import RunWriter, WeightPolicy
+from sift_graph.store import RunWriter, ShardWriter, SilentWriter, WeightPolicy
 
-__all__ = ["Pipeline", "RecorderWarning"]
+__all__ = ["Pipeline", "RecorderWarning", "Writer"]
+
+Writer = RunWriter | ShardWriter | SilentWriter
 
 
 class RecorderWarning(UserWarning):
@@ -39,6 +41,8 @@ class Pipeline:
     policy : {"block", "drop"}
     measurer : Measurer, optional
     teller : Teller, optional
+    writer : RunWriter, ShardWriter or SilentWriter, optional
+        Of one of several processes; a new RunWriter if not given.
     **options
         Of :class:`sift_graph.store.RunWriter`.
 
@@ -59,9 +63,10 @@ class Pipeline:
         policy: Literal["block", "drop"],
         measurer: Measurer | None = None,
         teller: Teller | None = None,
+        writer: Writer | None = None,
         **options: Any,
     ) -> None:
-        self.writer = RunWriter(run_dir, exclusive=True, **options)  # type: ignore[arg-type]
+        self.writer: Writer = writer or RunWriter(run_dir, exclusive=True, **options)  # type: ignore[arg-type]
         self.weights: WeightPolicy = weights
         self.policy = policy
         self.newest, self.digests = self.writer.newest, self.writer.digests
@@ -71,6 +76,17 @@ class Pipeline:
         self._lines: deque[bytes] = deque()
         self._warned: set[str] = set()
         finish_on_sigterm(self.background)
+
+    @property
+    def first_writer(self) -> RunWriter | None:
+        """The writer of the whole run, where this process has it."""
+        return self.writer if isinstance(self.writer, RunWriter) else None
+
+    def adopt(self, writer: Writer) -> None:
+        """Write with another writer from now on."""
+        self.background.wait()
+        self.writer = writer
+        self.newest, self.digests = writer.newest, writer.digests
 
     def begin(self) -> None:
         """Hold the directory again if it was closed, and warn of what went wrong."""
@@ -218,15 +234,15 @@ class Pipeline:
 
 
 def _write(
-    writer: RunWriter, snapshot: Snapshot, weights: WeightPolicy, measurer: Measurer | None, teller: Teller | None
+    writer: Writer, snapshot: Snapshot, weights: WeightPolicy, measurer: Measurer | None, teller: Teller | None
 ) -> None:
     """Write a snapshot, and have it measured; a function of its own, so that no job holds the recorder."""
     writer.write_snapshot(snapshot, weights=weights)
-    if measurer is not None:
+    if measurer is not None and isinstance(writer, RunWriter):
         measurer.ask(writer, snapshot.step, snapshot.epoch, teller)
 
 
-def _append(writer: RunWriter, lines: deque[bytes]) -> None:
+def _append(writer: Writer, lines: deque[bytes]) -> None:
     """Append the rows that wait."""
     while lines:
         writer.append_line(lines.popleft())
@@ -234,7 +250,7 @@ def _append(writer: RunWriter, lines: deque[bytes]) -> None:
 
 def _warn_if_all_ones(snapshot: Snapshot) -> None:
     """Say so when nothing is sparse at the first snapshot; a layer that calls itself dense is meant to be."""
-    sparse = [layer for layer in snapshot if layer.source != "dense"]
+    sparse = [layer for layer in snapshot if layer.source != "dense" and layer.size]
     if sparse and all(layer.edges == layer.size for layer in sparse):
         warnings.warn(
             f"at step {snapshot.step} every entry of all {len(sparse)} masks is 1: nothing is pruned yet. If sparsity "

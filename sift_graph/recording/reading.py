@@ -7,6 +7,7 @@ from typing import Any
 
 from sift_graph.errors import UsageError
 from sift_graph.masks import LayerMask, layer_name, match_layers
+from sift_graph.ranks import local_part
 
 __all__ = ["check_choice", "find_hook", "read_masks"]
 
@@ -86,9 +87,9 @@ def read_masks(step: int, masks: Mapping[str, Any], layers: str | Sequence[str] 
 def _as_layer_mask(name: str, mask: Any) -> LayerMask:
     if isinstance(mask, LayerMask):
         return mask
-    if isinstance(mask, tuple) and len(mask) == 2:
-        return LayerMask.from_dense(name, mask[0], mask[1])
-    return LayerMask.from_dense(name, mask)
+    mask, weight = mask if isinstance(mask, tuple) and len(mask) == 2 else (mask, None)
+    mask, weight, part = local_part(name, mask, weight)
+    return LayerMask.from_dense(name, mask, weight, part=part)
 
 
 def check_choice(option: str, value: object, known: Sequence[str]) -> None:

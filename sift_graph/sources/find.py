@@ -14,6 +14,7 @@ from torch import nn
 from sift_graph.arrays import as_array
 from sift_graph.errors import MaskError, MaskWarning, UsageError, did_you_mean
 from sift_graph.masks import LayerMask, Layout, layer_name, match_layers
+from sift_graph.ranks import local_part, turned_part
 from sift_graph.sources.objects import OBJECTS, is_known
 from sift_graph.sources.registry import FROM_ZEROS, SOURCES
 from sift_graph.sources.weights import Weight, find_weights
@@ -212,7 +213,8 @@ def _masked(weight: Weight, mask: Any, source: str) -> Masked:
     values: Any = weight.tensor
     if isinstance(mask, tuple):
         mask, values = mask
-    if tuple(mask.shape) != tuple(weight.tensor.shape):
+    mask, values, part = local_part(weight.layer, mask, values)
+    if part is None and tuple(mask.shape) != tuple(weight.tensor.shape):
         raise MaskError(
             f"layer {weight.layer!r}: the mask has shape {tuple(mask.shape)} and the weight "
             f"{tuple(weight.tensor.shape)}; pass the mask in the weight's own shape"
@@ -222,13 +224,14 @@ def _masked(weight: Weight, mask: Any, source: str) -> Masked:
     if isinstance(module, nn.modules.conv._ConvNd) and weight.name == "weight":
         groups = module.groups
         if module.transposed:
+            part = turned_part(weight.layer, part, groups)
             mask, values = (_untranspose(array, groups) for array in (mask, values))
     # a class made at run time (parametrized, ModelOpt's) keeps the one it was made of among its bases
     inputs_first = hasattr(module, "nf") and any(kind.__name__ == "Conv1D" for kind in type(module).__mro__)
     layout: Layout = "io" if inputs_first else "oi"
     of_zeros = source == FROM_ZEROS and not is_sparse(weight.tensor)  # then what was found is the weight itself
     pack = LayerMask.from_nonzero if of_zeros else LayerMask.from_dense
-    return Masked(pack(weight.layer, mask, groups=groups, layout=layout, source=source), values)
+    return Masked(pack(weight.layer, mask, groups=groups, layout=layout, source=source, part=part), values)
 
 
 def _untranspose(array: Any, groups: int) -> Any:

@@ -8,6 +8,7 @@ r"""The run directory, format ``sift-mask/1``: one directory a run, plain files,
       metrics.jsonl                   {"step": ..., "epoch": ..., "loss": ..., "val_accuracy": ...}, a line each;
                                       {"step": ..., "measured": {layer: {metric: value}}} while training
       masks/step_000001200.safetensors
+      masks/step_000001200.rank00003.safetensors    instead, where processes share the layers out
       masks/abandoned/                snapshots of steps that were done again, from an earlier one on
       masks/damaged/                  what ``sift-graph doctor --repair`` put aside
       analysis/                       what ``sift-graph analyze`` computed
@@ -51,6 +52,22 @@ results matches the entry's ``xxh3``. ``nnz``, weights and everything else are t
 run changes only how its masks are stored. The packer begins anew after 15 changes in a row, so that to read one mask
 no more than 16 files are read, and wherever a change would take more space than the whole mask.
 
+Where several processes share the layers out (FSDP, tensor parallelism), each writes a *shard*: a file of the same
+kind, named by its rank, with what it holds. Its header has ``rank`` and ``ranks``, their number. An entry may have a
+``part``: the ``offset`` and the ``shape`` of a block, a number for each axis of the weight, zeros where the process
+holds nothing. ``shape`` is that of the whole weight then; ``nnz``, the hashes and both tensors are those of the block,
+in its own C order; ``ref`` is a step of which the same rank's shard holds the block's bits. Every rank writes a shard
+at each step, if only an empty one. An entry without a ``part`` is a whole layer, which only the first rank writes. The
+blocks of a layer are the cells of a grid over its weight, each there once; of blocks that are there twice, with equal
+hashes, the lower rank's counts. A set of shards that lacks a rank, or whose blocks do not make whole layers, is
+damaged. Steps may differ in ``ranks``: a job may go on with another number of processes. A reader that does not know
+shards sees no steps.
+
+What a reader accepts has limits, checked before anything is allocated: 64 MiB, 2^22 values and 64 levels of JSON in
+``sift.json`` and in the header of a snapshot; no key twice in an object, numbers that are finite and whole ones of at
+most 18 digits, text that is valid Unicode; 2^26 channels in a ``graph``; lines of 16 MiB. Files are plain ones within
+the run directory: a link that leads out of it is not followed, for reading or writing.
+
 A snapshot is written to a temporary name that starts with a dot, synced, and renamed: a file with its final name is
 whole. Readers ignore temporaries. Layer names are data, never paths. Snapshots are written in ascending order of
 their steps, so ``ref`` and ``base`` always point back, and the newest ones can be put aside without a loss to the
@@ -60,6 +77,9 @@ others.
 from __future__ import annotations
 
 from sift_graph.store.disk import write_atomically
+from sift_graph.store.inside import check_file, check_folder
+from sift_graph.store.parsing import parse_json, read_rows
+from sift_graph.store.rank_writers import ShardWriter, SilentWriter, newest_whole
 from sift_graph.store.reader import RunReader, find_runs, is_run, snapshot_name
 from sift_graph.store.snapshot import FORMAT, MAX_ENTRIES, WeightPolicy
 from sift_graph.store.writer import RunWriter, check_free, environment
@@ -69,11 +89,18 @@ __all__ = [
     "MAX_ENTRIES",
     "RunReader",
     "RunWriter",
+    "ShardWriter",
+    "SilentWriter",
     "WeightPolicy",
+    "check_file",
+    "check_folder",
     "check_free",
     "environment",
     "find_runs",
     "is_run",
+    "newest_whole",
+    "parse_json",
+    "read_rows",
     "snapshot_name",
     "write_atomically",
 ]

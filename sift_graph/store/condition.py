@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sift_graph.errors import DamagedStoreError
 from sift_graph.store.deltas import forget
+from sift_graph.store.inside import check_file
 from sift_graph.store.reader import RunReader
 from sift_graph.store.snapshot import read_header
 
@@ -271,6 +272,12 @@ def _ranks(reader: RunReader) -> Iterator[Finding]:
 
 def _lines(run_dir: Path) -> Iterator[Finding]:
     """Lines of metrics and of kept rows that are no JSON."""
+    try:
+        check_file(run_dir, run_dir / "metrics.jsonl")
+    except DamagedStoreError as error:
+        said = str(error).removeprefix(f"{run_dir / 'metrics.jsonl'}: ")
+        yield Finding("damaged", "error", "metrics.jsonl", said, "put a file in its place")
+        return
     bad, total = bad_lines(run_dir / "metrics.jsonl")
     if bad:
         found = f"{bad} of {total} lines cannot be read; readers leave them out"

@@ -31,7 +31,8 @@ def write_atomically(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{mark}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # not through a link that someone put there
             file.write(data)
             file.flush()
             if sync:

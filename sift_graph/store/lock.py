@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from sift_graph.errors import RunDirectoryError
+from sift_graph.store.inside import check_file
+from sift_graph.store.parsing import parse_json
 
 try:
     import fcntl
@@ -54,7 +56,8 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / LOCK
+        self.path, self._handle = run_dir / LOCK, -1
+        check_file(run_dir, self.path)
         try:
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
@@ -101,13 +104,13 @@ class RunLock:
         except ProcessLookupError:  # it has ended; a child that it has just forked has not let go yet
             time.sleep(0.05)
             return True
-        except OSError:
+        except (OSError, OverflowError):
             pass
         return False
 
     def _holder(self) -> dict[str, Any]:
         try:
-            content = json.loads(os.pread(self._handle, 4096, 0))
+            content = parse_json(os.pread(self._handle, 4096, 0))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -16,6 +16,7 @@ import numpy as np
 
 from sift_graph.errors import DamagedStoreError, UsageError
 from sift_graph.store.deltas import encode_change
+from sift_graph.store.inside import check_folder
 from sift_graph.store.lock import against_recorders
 from sift_graph.store.reader import RunReader
 from sift_graph.store.rewriting import Contents, clear_unfinished, compress_whole, is_one_file, open_contents, replace
@@ -126,6 +127,7 @@ def _rewrite(
 ) -> PackResult:
     """Go through the snapshots in the order of their steps; write those anew that `change` changes."""
     reader = RunReader(Path(run_dir))
+    check_folder(reader.run_dir, reader.run_dir / "masks")
     with against_recorders(reader.run_dir):
         return _rewrite_all(reader, change, progress)
 

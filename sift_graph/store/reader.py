@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,12 +14,14 @@ from typing import Any
 from sift_graph.errors import DamagedStoreError, RunDirectoryError
 from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.store.deltas import read_bits
+from sift_graph.store.inside import check_file, check_folder
+from sift_graph.store.parsing import MAX_BYTES, parse_json, read_rows
+from sift_graph.store.shards import find_shards, merge_headers, shard_name, stitch
 from sift_graph.store.snapshot import FORMAT, decode_layer, read_header
 
 __all__ = ["HEADER", "RunReader", "find_runs", "is_run", "snapshot_name"]
 
 HEADER = "sift.json"
-MAX_HEADER = 1 << 28  # bytes
 _NAME = re.compile(r"step_(\d{9,18})\.safetensors")
 
 
@@ -126,7 +127,7 @@ class RunReader:
             )
         if self.header.get("format") != FORMAT:
             raise DamagedStoreError(
-                f"{self.run_dir / HEADER}: expected format {FORMAT!r}, found {self.header.get('format')!r}; "
+                f"{self.run_dir / HEADER}: expected format {FORMAT!r}, found {str(self.header.get('format'))[:80]!r}; "
                 "a newer sift-graph may read it"
             )
 
@@ -134,17 +135,19 @@ class RunReader:
     def header(self) -> dict[str, Any]:
         """The content of ``sift.json``."""
         path = self.run_dir / HEADER
-        if path.stat().st_size > MAX_HEADER:
+        check_file(self.run_dir, path)
+        if path.stat().st_size > MAX_BYTES:
             raise DamagedStoreError(
-                f"{path}: is larger than {MAX_HEADER >> 20} MiB, so not one of ours; restore it from a copy"
+                f"{path}: is larger than {MAX_BYTES >> 20} MiB, so not one of ours; restore it from a copy"
             )
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
             raise DamagedStoreError(f"{path}: cannot be read as JSON ({error}); restore it from a copy") from error
         if not isinstance(content, dict):
             raise DamagedStoreError(f"{path}: expected a JSON object, found {type(content).__name__}")
-        content.setdefault("run_id", "")
+        if not isinstance(content.setdefault("run_id", ""), str):
+            raise DamagedStoreError(f"{path}: expected a text as run_id; restore it from a copy")
         if not isinstance(content.get("about"), dict):
             content["about"] = {}
         return content
@@ -160,12 +163,20 @@ class RunReader:
         directory = self.run_dir / "masks"
         if not directory.is_dir():
             return []
+        found = set(self.shards)
         names = (_NAME.fullmatch(path.name) for path in directory.iterdir())
-        return sorted({int(name.group(1)) for name in names if name})
+        return sorted(found | {int(name.group(1)) for name in names if name})
+
+    @cached_property
+    def shards(self) -> dict[int, list[int]]:
+        """Ranks that wrote a shard, by step; see :mod:`sift_graph.store.shards`."""
+        check_folder(self.run_dir, self.run_dir / "masks")
+        return find_shards(self.run_dir / "masks")
 
     def path(self, step: int) -> Path:
-        """File of the snapshot at `step`."""
-        return self.run_dir / "masks" / snapshot_name(step)
+        """File of the snapshot at `step`; the first one, where processes wrote a shard each."""
+        whole = self.run_dir / "masks" / snapshot_name(step)
+        return whole.with_name(shard_name(step, self.shards[step][0])) if step in self.shards else whole
 
     def snapshot_header(self, step: int) -> dict[str, Any]:
         """Read the header of one snapshot; its tensors stay on disk.
@@ -181,9 +192,16 @@ class RunReader:
         Raises
         ------
         DamagedStoreError
-            If the file is missing, truncated, altered, or belongs to another step or run.
+            If the file is missing, truncated, altered, or belongs to another step or run; or if it is in shards, and
+            one is.
         """
-        path = self.path(step)
+        ranks = self.shards.get(step)
+        if ranks is None:
+            return self._read_header(self.run_dir / "masks" / snapshot_name(step), step)
+        headers = {rank: self._read_header(self.path(step).with_name(shard_name(step, rank)), step) for rank in ranks}
+        return merge_headers(self.run_dir / "masks", step, headers)
+
+    def _read_header(self, path: Path, step: int) -> dict[str, Any]:
         header = read_header(path)
         if header.get("step") != step:
             raise DamagedStoreError(f"{path}: its header is that of step {header.get('step')!r}; the file was renamed")
@@ -247,7 +265,9 @@ class RunReader:
         DamagedStoreError
             As :meth:`load_layer`.
         """
-        where = step if entry["ref"] is None else entry["ref"]
+        if "shards" in entry:
+            return stitch(self.run_dir / "masks", step, entry, weights=weights)
+        where = step if entry.get("ref") is None else entry["ref"]
         bits = read_bits(self.path, where, entry["name"], (math.prod(entry["shape"]) + 7) // 8)
         return decode_layer(self.path(step), self.path(where), entry, weights=weights, bits=bits)
 
@@ -266,13 +286,7 @@ class RunReader:
         dict
         """
         path = self.run_dir / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(row, dict):
-                    yield row
+        check_file(self.run_dir, path)
+        for _, row in read_rows(path):
+            if row is not None:
+                yield row

@@ -20,7 +20,9 @@ import xxhash
 import zstandard
 
 from sift_graph.errors import DamagedStoreError, MaskError
-from sift_graph.masks import LayerMask, Snapshot
+from sift_graph.masks import LayerMask, Part, Snapshot
+from sift_graph.store.inside import check_file
+from sift_graph.store.parsing import MAX_BYTES, parse_json
 
 __all__ = [
     "FORMAT",
@@ -41,6 +43,7 @@ __all__ = [
 FORMAT = "sift-mask/1"
 LEVEL = 1
 MAX_AXES = 16
+MAX_RANKS = 1 << 20
 MAX_ENTRIES = 1 << 34  # of one layer, 2 GiB of bits; a header that claims more is refused before anything is allocated
 
 WeightPolicy = Literal["none", "fp16", "fp32"]
@@ -63,7 +66,12 @@ class EncodedSnapshot:
 
 
 def encode_snapshot(
-    snapshot: Snapshot, held: Mapping[str, tuple[str, int]], *, run_id: str, weights: WeightPolicy
+    snapshot: Snapshot,
+    held: Mapping[str, tuple[str, int]],
+    *,
+    run_id: str,
+    weights: WeightPolicy,
+    rank: tuple[int, int] | None = None,
 ) -> EncodedSnapshot:
     """Encode a snapshot as the bytes of its file.
 
@@ -76,6 +84,8 @@ def encode_snapshot(
     run_id : str
     weights : {"none", "fp16", "fp32"}
         How the weights that the layers carry are stored.
+    rank : (int, int), optional
+        Of a shard: which rank's of how many.
 
     Returns
     -------
@@ -101,7 +111,7 @@ def encode_snapshot(
         entries.append(
             {
                 "name": layer.layer,
-                "shape": list(layer.shape),
+                "shape": list(layer.shape if layer.part is None else layer.part.whole),
                 "groups": layer.groups,
                 "layout": layer.layout,
                 "nnz": layer.edges,
@@ -112,6 +122,8 @@ def encode_snapshot(
                 "weight_xxh3": None if values is None else xxhash.xxh3_128_hexdigest(values.tobytes()),
             }
         )
+        if layer.part is not None:
+            entries[-1]["part"] = {"offset": list(layer.part.offset), "shape": list(layer.shape)}
     header = {
         "format": FORMAT,
         "run_id": run_id,
@@ -120,6 +132,8 @@ def encode_snapshot(
         "wall_time": time.time() if math.isnan(snapshot.wall_time) else snapshot.wall_time,
         "layers": entries,
     }
+    if rank is not None:
+        header["rank"], header["ranks"] = rank
     text = json.dumps(header, allow_nan=False)
     data = save(tensors, metadata={"sift": text, "xxh3": xxhash.xxh3_128_hexdigest(text.encode())})
     return EncodedSnapshot(data, now)
@@ -164,8 +178,8 @@ def parse_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if "xxh3" in metadata and xxhash.xxh3_128_hexdigest(text.encode()) != metadata["xxh3"]:
         raise DamagedStoreError(f"{path}: its header does not match its hash; the file was altered")
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text)
+    except ValueError as error:
         raise DamagedStoreError(
             f"{path}: has no readable 'sift' header ({type(error).__name__}: {str(error)[:80]}); "
             "it was altered, or not written by sift-graph"
@@ -175,6 +189,14 @@ def parse_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise DamagedStoreError(f"{path}: expected a header of format {FORMAT!r}, found {str(found)[:80]!r}")
     for entry in header["layers"]:
         _check_entry(path, entry)
+        entry.pop("shards", None)  # what a reader of shards puts there is in no file
+    rank, ranks = header.setdefault("rank", None), header.setdefault("ranks", None)
+    if (rank, ranks) != (None, None) and not _is_place(rank, ranks):
+        raise DamagedStoreError(
+            f"{path}: expected a rank below the number of ranks, found {str(rank)[:40]} of {str(ranks)[:40]}"
+        )
+    if ranks is None and any(entry["part"] is not None for entry in header["layers"]):
+        raise DamagedStoreError(f"{path}: holds a part of a layer and is no shard; the file was altered")
     names = [entry["name"] for entry in header["layers"]]
     if len(set(names)) != len(names):
         raise DamagedStoreError(f"{path}: its header names a layer twice; the file was altered")
@@ -222,7 +244,10 @@ def decode_layer(
         If a file is missing, truncated or altered.
     """
     layer = entry["name"]
-    shape = tuple(entry["shape"])
+    shape, part = tuple(entry["shape"]), None
+    if entry.get("part") is not None:
+        part = Part(tuple(entry["part"]["offset"]), shape)
+        shape = tuple(entry["part"]["shape"])
     if bits is None:
         with open_snapshot(mask_path) as file:
             frame = read_tensor(file, mask_path, f"mask/{layer}")
@@ -232,7 +257,7 @@ def decode_layer(
             f"{mask_path}: the mask of layer {layer!r} does not match its hash; the file was altered"
         )
     values = None
-    if weights and entry["weight_xxh3"] is not None:
+    if weights and entry.get("weight_xxh3") is not None:
         with open_snapshot(path) as file:
             stored = read_tensor(file, path, f"weight/{layer}")
         if xxhash.xxh3_128_hexdigest(stored.tobytes()) != entry["weight_xxh3"]:
@@ -245,7 +270,9 @@ def decode_layer(
             )
         values = stored.astype(np.float32)
     try:
-        mask = LayerMask(layer, shape, bits, values, entry["groups"], entry["layout"], entry["source"])
+        mask = LayerMask(
+            layer, shape, bits, values, entry["groups"], entry["layout"], entry.get("source", "unknown"), part
+        )
     except MaskError as error:
         raise DamagedStoreError(f"{path}: {error}") from error
     if mask.edges != entry["nnz"]:
@@ -260,7 +287,12 @@ def open_snapshot(path: Path) -> Any:
     """Open a snapshot with safetensors, which checks that its tensors fill the file exactly."""
     from safetensors import SafetensorError, safe_open
 
+    check_file(path.parent.parent, path)
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_BYTES and length <= path.stat().st_size:
+            raise DamagedStoreError(f"{path}: its header has {length} bytes, expected at most {MAX_BYTES}")
         return safe_open(path, framework="np")
     except FileNotFoundError as error:
         raise DamagedStoreError(
@@ -311,6 +343,23 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_ENTRIES
 
 
+def _is_place(rank: Any, ranks: Any) -> bool:
+    """Whether this is a rank, and the number of ranks."""
+    return _is_count(rank) and _is_count(ranks) and rank < ranks <= MAX_RANKS
+
+
+def _is_part(part: Any, whole: list[int]) -> bool:
+    """Whether this is where a block lies within a weight of a shape."""
+    if not isinstance(part, dict):
+        return False
+    offset: Any = part.get("offset")
+    shape: Any = part.get("shape")
+    for numbers in (offset, shape):
+        if not (isinstance(numbers, list) and len(numbers) == len(whole) and all(map(_is_count, numbers))):
+            return False
+    return all(o + n <= w for o, n, w in zip(offset, shape, whole, strict=True))
+
+
 def _is_change(entry: Mapping[str, Any]) -> bool:
     """Whether an entry says whose change its mask is."""
     base = entry.get("base")
@@ -330,6 +379,7 @@ def _check_entry(path: Path, entry: Any) -> None:
         and all(_is_count(n) and n > 0 for n in entry["shape"])
         and math.prod(entry["shape"]) <= MAX_ENTRIES
         and _is_count(entry.get("groups"))
+        and entry["groups"] > 0
         and _is_count(entry.get("nnz"))
         and isinstance(entry.get("xxh3"), str)
         and (entry.get("codec") == "zstd" or _is_change(entry))
@@ -337,6 +387,7 @@ def _check_entry(path: Path, entry: Any) -> None:
         and (entry.setdefault("ref", None) is None or _is_count(entry["ref"]))
         and isinstance(entry.setdefault("weight_xxh3", None), str | None)
         and isinstance(entry.setdefault("source", "unknown"), str)
+        and (entry.setdefault("part", None) is None or _is_part(entry["part"], entry["shape"]))
     )
     if not good:
         name = entry.get("name") if isinstance(entry, dict) else entry

@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from sift_graph._version import __version__
-from sift_graph.errors import DamagedStoreError, RunDirectoryError
+from sift_graph.errors import DamagedStoreError, MaskError, RunDirectoryError
 from sift_graph.masks import Snapshot
+from sift_graph.store.aside import make_aside, move_aside
 from sift_graph.store.disk import explain_disk_errors, sync_directory, write_atomically
+from sift_graph.store.inside import check_file, check_folder
 from sift_graph.store.lock import RunLock
+from sift_graph.store.parsing import read_rows
 from sift_graph.store.reader import HEADER, RunReader, is_run, snapshot_name
+from sift_graph.store.shards import snapshot_files
 from sift_graph.store.snapshot import FORMAT, WeightPolicy, encode_snapshot
 
 __all__ = ["RunWriter", "check_free", "environment"]
@@ -137,6 +141,7 @@ class RunWriter:
         masks = self.run_dir / "masks"
         with explain_disk_errors(self.run_dir, "the run directory could not be made"):
             self.run_dir.mkdir(parents=True, exist_ok=True)
+        check_folder(self.run_dir, masks)
         if self.exclusive:
             self._lock = RunLock(self.run_dir)
         going_on = self.resume and is_run(self.run_dir)
@@ -220,6 +225,8 @@ class RunWriter:
         except DamagedStoreError:
             return
         for entry in entries:
+            if "shards" in entry:  # its masks are in parts: they cannot be referred to as wholes
+                continue
             held = self._newest if entry["ref"] is None else entry["ref"]
             try:
                 reader.load_entry(self._newest, entry, weights=False)
@@ -275,11 +282,19 @@ class RunWriter:
 
         Raises
         ------
+        MaskError
+            If a layer is only a part of one.
         RunDirectoryError
             If the step is already there, or a later one is, or the file cannot be written: then nothing of it is
             left, and the earlier snapshots are untouched.
         """
         self._check_ours()
+        parts = [layer.layer for layer in snapshot if layer.part is not None]
+        if parts:
+            raise MaskError(
+                f"layer {parts[0]!r} is a part that one of several processes holds; let each of them record: a "
+                "MaskRecorder in all, attached after init_process_group and fully_shard"
+            )
         path = self.run_dir / "masks" / snapshot_name(snapshot.step)
         if path.exists():
             raise RunDirectoryError(f"{path}: step {snapshot.step} is already recorded; it was not overwritten")
@@ -314,6 +329,7 @@ class RunWriter:
         """Append an encoded line to ``metrics.jsonl`` and flush it; from any thread."""
         self._check_ours()
         path = self.run_dir / "metrics.jsonl"
+        check_file(self.run_dir, path)
         with explain_disk_errors(path, "a line of metrics is lost"), self._appending, path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -321,7 +337,7 @@ class RunWriter:
                     line = b"\n" + line
             file.write(line)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, *, ranks: int = 0) -> None:
         """Put aside what was recorded after `step`, for a job that goes on from there.
 
         Later snapshots move to ``masks/abandoned/<time>/`` and later lines of ``metrics.jsonl`` to a file beside them;
@@ -331,25 +347,24 @@ class RunWriter:
         ----------
         step : int
             The last step that stays.
+        ranks : int
+            Of so many ranks only the shards of the first are moved; the others move their own.
         """
-        late = [s for s in RunReader(self.run_dir).steps if s > step]
+        late = snapshot_files(self.run_dir / "masks", after=step, others=range(1, ranks))
         metrics = self.run_dir / "metrics.jsonl"
+        check_file(self.run_dir, metrics)
         kept: list[bytes] = []
         gone: list[bytes] = []
         with explain_disk_errors(self.run_dir, f"what was recorded after step {step} could not be put aside"):
-            for line in metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []:
-                (kept if line.endswith(b"\n") and _line_step(line) <= step else gone).append(line)
+            for line, row in read_rows(metrics):
+                (kept if line.endswith(b"\n") and _step_of(row) <= step else gone).append(line)
             if not late and not gone:
                 return
-            aside = self.run_dir / "masks" / "abandoned" / f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}"
-            aside.mkdir(parents=True)
+            aside = make_aside(self.run_dir)
             if gone:
                 write_atomically(aside / "metrics.jsonl", b"".join(gone))
                 write_atomically(metrics, b"".join(kept))
-            for s in reversed(late):  # the newest first: whenever this stops, no snapshot refers to one that has moved
-                (self.run_dir / "masks" / snapshot_name(s)).rename(aside / snapshot_name(s))
-            sync_directory(aside)
-            sync_directory(self.run_dir / "masks")
+            move_aside(late, aside)
         self._look_back()
 
 
@@ -373,8 +388,9 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _line_step(line: bytes) -> float:
-    try:
-        return float(json.loads(line).get("step", -1))
-    except (ValueError, AttributeError, TypeError, RecursionError):
+def _step_of(row: Mapping[str, Any] | None) -> float:
+    """Step of a row of metrics; one without stays, and what is no row goes."""
+    if row is None:
         return math.inf
+    step = row.get("step", -1)
+    return step if isinstance(step, int | float) else math.inf
