@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from analysis.benchmarks import workloads as wl
 from analysis.benchmarks.report import Table, machine, milliseconds, peak_megabytes
@@ -19,6 +18,7 @@ from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
 from sift_graph.metrics import METRICS, NETWORK_METRICS, estimate_cost, measure_layer, select
 from sift_graph.metrics.network import Network
+from sift_graph.parallel import one_thread
 
 
 def snapshot(sparsity: float) -> list[BipartiteGraph]:
@@ -32,16 +32,18 @@ def snapshot(sparsity: float) -> list[BipartiteGraph]:
 
 def measured(layers: list[BipartiteGraph], names: list[str]) -> float:
     """Processor seconds for these metrics of all layers on one thread, nothing known beforehand."""
-    begin = time.process_time()
-    for graph in layers:
-        measure_layer(wl.fresh(graph), names)
-    return time.process_time() - begin
+    with one_thread():  # of every pool that is loaded by now
+        begin = time.process_time()
+        for graph in layers:
+            measure_layer(wl.fresh(graph), names)
+        return time.process_time() - begin
 
 
 def network(sparsity: float) -> Network:
     """The graph of that ResNet, traced, with random masks and its first weights."""
     import torch
 
+    torch.set_num_threads(1)  # it was not there yet when the other pools were limited
     from sift_graph.model_graph import trace_graph
     from sift_graph.train import load_config
     from sift_graph.train.build import blueprint, build_model
@@ -61,25 +63,25 @@ def network(sparsity: float) -> Network:
 def measured_network(found: Network, names: list[str]) -> float:
     """Processor seconds for these metrics of a whole network, nothing known beforehand."""
     fresh = Network(found.graph, found.masks)
-    begin = time.process_time()
-    for name in names:
-        NETWORK_METRICS[name].compute(fresh)
-    return time.process_time() - begin
+    with one_thread():
+        begin = time.process_time()
+        for name in names:
+            NETWORK_METRICS[name].compute(fresh)
+        return time.process_time() - begin
 
 
 def whole_catalogue(table: Table, quick: bool) -> None:
     """Every metric of one snapshot, those of layers and those of the network, against the core metrics."""
     layers = snapshot(0.5 if quick else 0.9)
     core, everything = ([n for n in select(which) if n in METRICS] for which in ("core", "all"))
-    whole, small = network(0.5 if quick else 0.9), network(0.5)
     of_network = [name for name in select("all") if name in NETWORK_METRICS]
     measured([layers[-1]], everything)  # loads what is compiled
-    measured_network(small, of_network)
-    del small
     before = peak_megabytes()
     first = measured(layers, core)
     all_of_them = measured(layers, everything)
     second = measured(layers, core)
+    whole = network(0.5 if quick else 0.9)
+    measured_network(network(0.5), of_network)
     together = measured_network(whole, of_network)
     ratio = (all_of_them + together) / ((first + second) / 2)
     limit = 12
@@ -129,9 +131,8 @@ def main() -> None:
     table = Table(options.markdown)
     if not options.markdown:
         print(machine())
-    with threadpool_limits(1):
-        for name in options.only.split(","):
-            SECTIONS[name](table, options.quick)
+    for name in options.only.split(","):
+        SECTIONS[name](table, options.quick)
     table.close(f"python -m analysis.benchmarks.metrics {' '.join(sys.argv[1:])}".strip())
 
 
