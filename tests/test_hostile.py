@@ -57,6 +57,17 @@ def test_json_that_no_writer_makes_is_refused_with_the_reason(kind):
         parse_json(text)
 
 
+values = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+documents = st.recursive(values | texts, lambda item: st.lists(item) | st.dictionaries(texts, item), max_leaves=20)
+
+
+@given(content=documents, plain=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_what_json_writes_within_the_limits_is_read_again(content, plain):
+    assert parse_json(json.dumps(content, ensure_ascii=plain)) == content
+
+
 def test_brackets_and_escapes_in_texts_are_not_counted():
     content = {"a": "[" * 100 + '\\"{' + "🦀", "b": [1.5, -3, None, True]}
     assert parse_json(json.dumps(content)) == content
