@@ -277,7 +277,8 @@ def test_the_watch_sees_what_it_is_to_see(tmp_path: Path):
     found = {word: watched(act, file, inside, seconds=0.2).word for word, act in words.items()}
     assert found == {word: word for word in words}
     assert watched(lambda path: os.system("true"), file, inside).word == "touched"
-    assert watched(lambda path: np.ones(40 * MIB), file, inside, mebibytes=64).word == "memory"
+    for _ in range(2):  # a peak of before does not hide one of now
+        assert watched(lambda path: np.ones(40 * MIB), file, inside, mebibytes=64).word == "memory"
 
 
 def test_the_command_counts_what_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
