@@ -176,7 +176,9 @@ def predicted_sentence(table: pd.DataFrame) -> str:
     if max(whole["metrics"], density) < 0.1:
         verdict = "neither orders them"
     else:
-        verdict = f"{'more' if gain['lo'] > 0 else 'less' if gain['hi'] < 0 else 'no more'} than density tells"
+        own = table[(table["group"] == "all") & (table["model"] == "metrics")].iloc[0]
+        more = gain["lo"] > 0 and own["lo"] > 0  # not where density alone orders the wrong way round
+        verdict = f"{'more' if more else 'less' if gain['hi'] < 0 else 'no more'} than density tells"
     between = (
         f" (difference {gain['tau']:+.2f} [{gain['lo']:+.2f}, {gain['hi']:+.2f}])" if gain["lo"] == gain["lo"] else ""
     )

@@ -48,5 +48,5 @@ def held_out_taus(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.axvline(0.0, color=MUTED, linewidth=0.8)
         ax.set_yticks(range(len(groups)), [plain(str(group), width=24) for group in groups])
         ax.set_ylim(len(groups) - 0.5, -0.5)
-        add_legend(ax)
+        add_legend(ax, right=True)  # the names of groups stand to the left
         return ax

@@ -166,6 +166,15 @@ def _drifted(reader: RunReader, step: int, entries: list[Entry]) -> Iterator[Fin
         yield Finding("not_finite", "warning", _names(odd), found, "the training diverged: lower the learning rate")
 
 
+def _stood_still(reader: RunReader, first: int, last: int) -> bool:
+    """Whether the masks of two steps are the same: then nothing is missing between."""
+    try:
+        one, other = ({e["name"]: e["xxh3"] for e in reader.snapshot_header(s)["layers"]} for s in (first, last))
+    except DamagedStoreError:
+        return False
+    return one == other
+
+
 def _skipped_steps(reader: RunReader) -> Iterator[Finding]:
     """Snapshots that a regular spacing would have, and that are not there."""
     steps = reader.steps
@@ -176,6 +185,7 @@ def _skipped_steps(reader: RunReader) -> Iterator[Finding]:
     if times < REGULAR * len(distances):
         return
     holes = [(a, b) for a, b in pairwise(steps) if b - a > usual and (b - a) % usual == 0]
+    holes = [(a, b) for a, b in holes if not _stood_still(reader, a, b)]
     if not holes:
         return
     recorder = reader.header.get("recorder")

@@ -126,8 +126,8 @@ def test_layers_that_are_dense_on_purpose_are_no_finding(tmp_path):
 @pytest.mark.parametrize(("on_change", "severity"), [(True, "note"), (False, "warning")])
 def test_a_hole_in_a_regular_history_is_found(tmp_path, on_change, severity):
     writer = RunWriter(tmp_path / "run", recorder={"on_change": on_change})
-    for i, step in enumerate([0, 10, 20, 30, 60, 70, 80, 83]):  # the last one is where training ended
-        layer = LayerMask.from_dense("a", sparse(i), FULL * 1.0)
+    for i, step in enumerate([0, 10, 20, 30, 60, 70, 80, 90, 100, 103, 133]):  # frozen at 103, all ends at 133
+        layer = LayerMask.from_dense("a", sparse(min(i, 9)), FULL * 1.0)
         writer.write_snapshot(Snapshot(step, {"a": layer}))
     assert kinds(tmp_path / "run") == [("hole", severity, "steps 30 to 60")]
 
