@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def watched(
     folder : Path
         Nothing outside of it may be written, moved or removed.
     seconds : float
-        More is ``"stuck"``.
+        Of the processor; more is ``"stuck"``, however busy the machine is.
     mebibytes : int
         A rise of the process's peak by more is ``"memory"``.
 
@@ -116,8 +115,8 @@ def watched(
         _Watch.is_set = True
     before = _peak(begin=True)
     _Watch.folder, _Watch.touched = os.path.realpath(folder), ""
-    old = signal.signal(signal.SIGALRM, _stop)
-    others, began = signal.setitimer(signal.ITIMER_REAL, seconds)[0], time.monotonic()
+    old = signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         read(path)
         outcome = Outcome("read")
@@ -131,10 +130,8 @@ def watched(
             raise
         outcome = Outcome("crash", f"{type(error).__name__}: {str(error)[:200]}")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-        if others:  # somebody's alarm was set, a test runner's for instance
-            signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - began), 0.001))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, old)
         _Watch.folder = None
     risen = (_peak() - before) // 1024
     if _Watch.touched:
