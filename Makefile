@@ -6,7 +6,7 @@ JOBS   ?= 2
 STUDY  ?= runs/demo
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint docs bench clean study-controlled study-observational study-evolution study-definitions
+.PHONY: help demo test lint docs bench fuzz clean study-controlled study-observational study-evolution study-definitions
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -57,6 +57,9 @@ lint: $(VENV)/.dev ## format, style, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(VENV)/.dev ## alter files of every kind for five minutes, and read them
+	$(BIN)/python -m analysis.stress.fuzz --minutes 5 --out runs/found
 
 docs: $(VENV)/.dev ## run the notebooks, build docs/_build/html
 	SIFT_GRAPH_RUN_NOTEBOOKS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

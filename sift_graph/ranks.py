@@ -90,8 +90,8 @@ def is_sharded(model: Any = None, masks: Any = None) -> bool:
 
 
 def _is_distributed(tensor: Any) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)  # torch 2.4 has it elsewhere
+    return kind is not None and isinstance(tensor, kind)
 
 
 def _shards(tensor: Any) -> list[int]:

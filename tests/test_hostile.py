@@ -57,6 +57,17 @@ def test_json_that_no_writer_makes_is_refused_with_the_reason(kind):
         parse_json(text)
 
 
+values = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+documents = st.recursive(values | texts, lambda item: st.lists(item) | st.dictionaries(texts, item), max_leaves=20)
+
+
+@given(content=documents, plain=st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_what_json_writes_within_the_limits_is_read_again(content, plain):
+    assert parse_json(json.dumps(content, ensure_ascii=plain)) == content
+
+
 def test_brackets_and_escapes_in_texts_are_not_counted():
     content = {"a": "[" * 100 + '\\"{' + "🦀", "b": [1.5, -3, None, True]}
     assert parse_json(json.dumps(content)) == content
@@ -266,7 +277,8 @@ def test_the_watch_sees_what_it_is_to_see(tmp_path: Path):
     found = {word: watched(act, file, inside, seconds=0.2).word for word, act in words.items()}
     assert found == {word: word for word in words}
     assert watched(lambda path: os.system("true"), file, inside).word == "touched"
-    assert watched(lambda path: np.ones(40 * MIB), file, inside, mebibytes=64).word == "memory"
+    for _ in range(2):  # a peak of before does not hide one of now
+        assert watched(lambda path: np.ones(40 * MIB), file, inside, mebibytes=64).word == "memory"
 
 
 def test_the_command_counts_what_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,10 +2,10 @@
 
     python -m analysis.stress.fuzz --minutes 5 --out /tmp/found
 
-Every altered file must be read, or refused with a SiftGraphError that names it; within 20 seconds and 512 MiB, with
-nothing run and nothing written outside its directory. What is not is kept in ``--out``, with the seed that made it.
-Where atheris is installed, it chooses by coverage how files are altered (``--random``: not so), a part of the time
-for each kind of file.
+Every altered file must be read, or refused with a SiftGraphError that names it; within 20 seconds of the processor
+and 512 MiB, with nothing run and nothing written outside its directory. What is not is kept in ``--out``, with the
+seed that made it. Where atheris is installed, it chooses by coverage how files are altered (``--random``: not so), a
+part of the time for each kind of file.
 """
 
 from __future__ import annotations

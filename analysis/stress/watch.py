@@ -74,6 +74,16 @@ class _Watch:
             cls.touched = cls.touched or f"{event} {real}"
 
 
+def _peak(*, begin: bool = False) -> int:
+    """Largest size of the process so far in KiB; since `begin` where the system can forget an earlier one."""
+    try:
+        if begin:
+            Path("/proc/self/clear_refs").write_text("5")
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     where = traceback.extract_stack(frame)[-1]
     raise Stuck(f"at {where.filename}:{where.lineno}")
@@ -92,7 +102,7 @@ def watched(
     folder : Path
         Nothing outside of it may be written, moved or removed.
     seconds : float
-        More is ``"stuck"``.
+        Of the processor; more is ``"stuck"``, however busy the machine is.
     mebibytes : int
         A rise of the process's peak by more is ``"memory"``.
 
@@ -103,10 +113,10 @@ def watched(
     if not _Watch.is_set:
         sys.addaudithook(_Watch.hook)
         _Watch.is_set = True
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak(begin=True)
     _Watch.folder, _Watch.touched = os.path.realpath(folder), ""
-    old = signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    old = signal.signal(signal.SIGPROF, _stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         read(path)
         outcome = Outcome("read")
@@ -120,10 +130,10 @@ def watched(
             raise
         outcome = Outcome("crash", f"{type(error).__name__}: {str(error)[:200]}")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, old)
         _Watch.folder = None
-    risen = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    risen = (_peak() - before) // 1024
     if _Watch.touched:
         return Outcome("touched", _Watch.touched)
     if risen > mebibytes and not outcome.is_bad:
