@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from sift_graph.plot_dials import dose_response
 from sift_graph.plot_frames import (
     LINES,
     band,
@@ -55,6 +56,7 @@ __all__ = [
     "accuracy_by_group",
     "accuracy_scatter",
     "correlation_forest",
+    "dose_response",
     "gap_over_time",
     "held_out_taus",
     "label",

@@ -24,12 +24,13 @@ from markupsafe import Markup
 
 from sift_graph._version import __version__
 from sift_graph.concluding import conclusions, predicted_sentence
+from sift_graph.dials import Response
 from sift_graph.errors import UsageError
 from sift_graph.metrics import DYNAMICS, METRICS
 from sift_graph.plot_frames import sparse_runs
 from sift_graph.plots import save_svg
 from sift_graph.report_cards import cards, facts
-from sift_graph.report_figures import drawings, held_out_drawing, inline_svg
+from sift_graph.report_figures import dose_drawings, drawings, held_out_drawing, inline_svg
 from sift_graph.report_nulls import null_findings
 from sift_graph.report_table import clean, layer_table
 from sift_graph.store import write_atomically
@@ -38,6 +39,7 @@ __all__ = ["MAX_BYTES", "write_figures", "write_report"]
 
 MAX_BYTES = 5_000_000
 MAX_WARNINGS = 100
+MAX_RESPONSES = 30
 _NEEDED = ("run", "step", "layer")
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ def write_report(
     max_bytes: int = MAX_BYTES,
     nulls: pd.DataFrame | None = None,
     held_out: Sequence[pd.DataFrame] = (),
+    turned: Sequence[Response] = (),
 ) -> Path:
     """Write one self-contained page on what was measured.
 
@@ -90,6 +93,8 @@ def write_report(
         large random mask.
     held_out : sequence of DataFrame
         As :func:`sift_graph.prediction.held_out` returns them, a table for each column that was left out.
+    turned : sequence of Response
+        As :func:`sift_graph.dials.responses` finds them: what follows where a number of the study was turned.
 
     Returns
     -------
@@ -119,6 +124,7 @@ def write_report(
         "conclusions": []
         if correlations is None
         else [_typeset(s).partition(": ") for s in conclusions(correlations).values()],
+        "turned": [(r.dial, _typeset(r.sentence(target))) for r in turned[:MAX_RESPONSES]],
         "held_out": [_typeset(predicted_sentence(table)) for table in held_out],
         "null_findings": [] if nulls is None else null_findings(nulls, layers),
         "n_runs": layers["run"].nunique(),
@@ -146,6 +152,7 @@ def write_report(
         for table in held_out
         if (drawing := held_out_drawing(table)) is not None
     ]
+    figures += [("turned", heading, inline_svg(drawing)) for heading, drawing in dose_drawings(turned, target)]
     template = _template()
     kept = list(figures)
     page = template.render(context, figures=_by_section(kept), left_out=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from sift_graph import plots
+from sift_graph.dials import Response
 from sift_graph.plot_frames import levels, per_step, sparse_runs
 from sift_graph.plot_style import INK, MUTED, PALETTE, RULE
 
-__all__ = ["Drawing", "drawings", "held_out_drawing", "inline_svg"]
+__all__ = ["Drawing", "dose_drawings", "drawings", "held_out_drawing", "inline_svg"]
 
 MAX_PANELS = 12
+MAX_DIALS, MAX_LINES = 4, 8
 SCATTER_METRICS = (
     "ramanujan_gap_norm",
     "excess_gap",
@@ -103,6 +105,16 @@ def held_out_drawing(table: pd.DataFrame) -> Drawing | None:
         return None
     name = f"held_out_{table['left_out'].iloc[0]}"
     return Drawing(name, "unseen", "", plots.held_out_taus(table))
+
+
+def dose_drawings(turned: Sequence[Response], target: str) -> Iterator[tuple[str, Drawing]]:
+    """Draw the target and the gap against each dial, with a heading."""
+    for dial in list(dict.fromkeys(one.dial for one in turned))[:MAX_DIALS]:
+        found = [one for one in turned if one.dial == dial][:MAX_LINES]
+        for column, words in (("target", plots.label(target)), ("gap", plots.label("ramanujan_gap_norm"))):
+            if any(column in one.runs and one.runs[column].notna().any() for one in found):
+                ax = plots.dose_response(found, column, label=words)
+                yield dial if column == "target" else "", Drawing(f"dose_{_slug(dial)}_{column}", "turned", "", ax)
 
 
 def _panels(frame: pd.DataFrame, section: str, metric: str, draw: Callable[[pd.DataFrame, str], Axes]) -> list[Drawing]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from sift_graph import plots
 from sift_graph.correlate import correlate
+from sift_graph.dials import Response
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
 from sift_graph.plot_style import PALETTE
@@ -37,6 +38,9 @@ MATCHING = graph_of(np.eye(6, dtype=bool))
 EMPTY = graph_of(np.zeros((4, 4), dtype=bool))
 
 NULLS = pd.DataFrame({"run": "a", "step": 0, "layer": ["l0", "l1"], "null": "er", "metric": "ramanujan_gap_norm"})
+TURNED = [
+    Response("strength", "wide", pd.DataFrame({"run": list("abc"), "level": [0.0, 1, 2], "seed": 0, "target": 0.5}))
+]
 HELD = pd.DataFrame({"group": ["wide", "wide", "doped", "doped"], "model": ["density", "metrics"] * 2})
 HELD = HELD.assign(tau=[0.1, 0.2, 0.0, -0.1], lo=-0.2, hi=0.3)
 NULLS = NULLS.assign(observed=[0.1, 0.2], mean=[0.2, 0.25], std=0.05)
@@ -48,6 +52,7 @@ PLOTS = {
     "accuracy_scatter": (NETWORK, NETWORK.iloc[:0], NETWORK.assign(final_val_accuracy=np.nan)),
     "layer_profile": (LAYERS, LAYERS.iloc[:0], LAYERS.assign(ramanujan_gap_norm=np.nan)),
     "correlation_forest": (TABLE, TABLE.iloc[:0], TABLE.assign(estimate=np.nan)),
+    "dose_response": (TURNED, [], []),
     "held_out_taus": (HELD, HELD.iloc[:0], HELD.assign(tau=np.nan)),
     "null_profile": (NULLS, NULLS.iloc[:0], NULLS.assign(mean=np.nan)),
     "spectral_density": (RANDOM, EMPTY, EMPTY),

@@ -15,6 +15,8 @@ from sift_graph.cli.output import Column, JsonOption, note, percent, print_json,
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sift_graph.dials import Response
+
 
 @app.command(epilog="Example:  sift-graph correlate runs/study --with val_accuracy")
 def correlate(
@@ -197,6 +199,16 @@ def estimate_cell(row: pd.Series) -> str:
     return f"{row['estimate']:+.2f}{star}[{row['lo']:+.2f}, {row['hi']:+.2f}]"
 
 
+def turned_dials(run_dir: Path, network: pd.DataFrame, target: str) -> list[Response]:
+    """Find what a study turned, and what followed."""
+    from sift_graph.dials import read_dials, responses
+    from sift_graph.store import find_runs
+
+    column = f"final_{target}" if f"final_{target}" in network else target
+    named = {p.relative_to(run_dir).as_posix(): p for p in find_runs(run_dir) if p != run_dir}
+    return responses(network, read_dials(named), column)
+
+
 def predictions(network: pd.DataFrame, target: str) -> list[pd.DataFrame]:
     """Rank the runs of each family, and of each method, from the others: where there are several, and scikit-learn."""
     from sift_graph.errors import UsageError
@@ -249,6 +261,7 @@ def report(
         warnings=[*analysis.warnings, *failed],
         settings=dict(analysis.settings),
         nulls=analysis.nulls,
+        turned=turned_dials(run_dir, network, target),
         held_out=predictions(network, target) if correlations is not None else (),
     )
     typer.echo(str(path))
