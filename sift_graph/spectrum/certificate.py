@@ -164,28 +164,28 @@ def upper_bound(
 @numba.njit(cache=True, fastmath=SPEED)
 def _form(gram: np.ndarray, n: int, vectors: np.ndarray, values: np.ndarray, shift: float, work: np.ndarray) -> Any:
     """Write the upper triangle of x I - G + U^T diag(values) U; return its trace, rounded up."""
+    # Loops run from zero over slices: over a range that begins elsewhere they would not be compiled to vectors.
     trace = 0.0
-    first = vectors[0]
     line = np.empty(n)
     for i in range(n):
-        c = values[0] * first[i]
-        row, target = gram[i], work[i]
+        c = values[0] * vectors[0, i]
+        first, row, target = vectors[0, i:n], gram[i, i:n], work[i, i:n]
         if values.size == 1:
-            for j in range(i, n):
-                target[j] = c * first[j] - row[j]
+            for j in range(n - i):
+                target[j] = c * first[j] - np.float64(row[j])
         else:
-            for j in range(i, n):
-                line[j] = c * first[j] - row[j]
+            for j in range(n - i):
+                line[j] = c * first[j] - np.float64(row[j])
             for q in range(1, values.size):
-                c = values[q] * vectors[q, i]
-                for j in range(i, n):
-                    line[j] += c * vectors[q, j]
-            for j in range(i, n):
+                c, other = values[q] * vectors[q, i], vectors[q, i:n]
+                for j in range(n - i):
+                    line[j] += c * other[j]
+            for j in range(n - i):
                 target[j] = line[j]
-        diagonal = shift - np.float64(row[i])
+        diagonal = shift - np.float64(row[0])
         for q in range(values.size):
             diagonal += values[q] * vectors[q, i] * vectors[q, i]
-        target[i] = diagonal
+        target[0] = diagonal
         trace += abs(diagonal)
     return trace * (1 + 1e-6)
 
@@ -196,9 +196,10 @@ def _row_sum_bound(factor: np.ndarray) -> Any:
     n = factor.shape[0]
     rows = np.zeros(n)
     for k in range(n):
-        column = 0.0
-        for i in range(k, n):
-            column += abs(np.float64(factor[k, i]))
-        for i in range(k, n):
-            rows[i] += abs(np.float64(factor[k, i])) * column
+        column, into = factor[k, k:n], rows[k:n]
+        total = 0.0
+        for i in range(n - k):
+            total += np.float64(abs(column[i]))
+        for i in range(n - k):
+            into[i] += np.float64(abs(column[i])) * total
     return rows.max()

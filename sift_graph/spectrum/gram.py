@@ -272,8 +272,10 @@ def gram_of_bits(bits: np.ndarray, gram: np.ndarray) -> None:
                 turned[i, k] = ~bits[i, k]
         _by_adding_up(turned, words, 64 * words - degree, gram)
         for i in range(n):
-            for j in range(i // ROWS * ROWS, n):
-                gram[i, j] += np.float32(degree[i] + degree[j] - 64 * words)
+            start = i // ROWS * ROWS
+            line, others, own = gram[i, start:n], degree[start:n], degree[i] - 64 * words
+            for j in range(n - start):
+                line[j] += np.float32(own + others[j])
     else:
         _by_adding_up(bits, words, degree, gram)
 

@@ -51,25 +51,28 @@ def _proven_above(
     """Upper bound of the second eigenvalue by a row-wise Cholesky factorisation, infinity if it breaks off."""
     unit = 2.0**-53
     diagonal = 0.0
-    for i in range(n):
+    for i in range(n):  # slices, and loops from zero: else they are not compiled to vectors
         c = value * vector[i]
-        for j in range(i, n):
-            work[i, j] = c * vector[j] - np.float64(gram[i, j])
-        work[i, i] += shift
-        diagonal += abs(work[i, i])
+        target, row, rest = work[i, i:n], gram[i, i:n], vector[i:n]
+        for j in range(n - i):
+            target[j] = c * rest[j] - np.float64(row[j])
+        target[0] += shift
+        diagonal += abs(target[0])
     for k in range(n):
-        pivot = work[k, k]
+        line = work[k, k:n]
+        pivot = line[0]
         if not pivot > 0.0:
             return np.inf
         pivot = math.sqrt(pivot)
         scale = 1.0 / pivot
-        work[k, k] = pivot
-        for j in range(k + 1, n):
-            work[k, j] *= scale
-        for i in range(k + 1, n):
-            c = work[k, i]
-            for j in range(i, n):
-                work[i, j] -= c * work[k, j]
+        line[0] = pivot
+        for j in range(1, n - k):
+            line[j] *= scale
+        for i in range(1, n - k):
+            c = line[i]
+            target, rest = work[k + i, k + i : n], line[i:]
+            for j in range(n - k - i):
+                target[j] -= c * rest[j]
     norm = 0.0
     for i in range(n):
         norm += vector[i] * vector[i]
