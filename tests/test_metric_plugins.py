@@ -147,6 +147,19 @@ def test_the_command_lists_the_catalogue():
     assert "did you mean 'imdb'" in wrong.stderr
 
 
+def test_of_a_few_metrics_the_command_says_everything():
+    def text(names):
+        return CliRunner().invoke(app, ["metrics", names], env={"COLUMNS": "200"}).stdout
+
+    shown = text("imdb,iou_previous")
+    assert "undefined: no edges, or no subgraph passes the gates" in shown
+    assert "tells: how much one update moves" in shown
+    assert "n_left_isolated" not in shown  # every table has it; nobody asked
+    assert "n_left_isolated" in text("structure")
+    assert "tells: the main confounder" in text("density")
+    assert "tells:" not in text("core")
+
+
 def test_analyze_takes_all_groups_and_names(tmp_path):
     run = write_run(tmp_path / "a", steps=(0, 10), shapes={"fc": (12, 20)})
     done = CliRunner().invoke(app, ["analyze", str(run), "--metrics", "all", "--json"])
