@@ -197,9 +197,14 @@ def test_means_are_over_sparse_layers(tmp_path):
 
 
 def test_undefined_layers_are_counted_as_the_published_share_counts_them(tmp_path):
-    run = write_run(tmp_path / "a", steps=(0,))
-    network, layers = (lambda a: (a.network.iloc[0], a.layers))(table.analyze_runs(run))
-    assert network["ramanujan_share_vita"] == pytest.approx((layers["is_ramanujan"] == "yes").mean())
+    shapes = {"thick": (30, 40), "thin": (30, 6), "even": (20, 20)}
+    run = write_run(tmp_path / "a", steps=(0,), shapes=shapes, density=0.25)
+    found = table.analyze_runs(run, metrics="core,vita")
+    network, layers = found.network.iloc[0], found.layers
+    assert layers["vita_rm"].isna().sum() == 1  # of `thin`: inputs have fewer than three edges
+    assert (layers["is_ramanujan"] == "yes").sum() > (layers["vita_rm"] > 0).sum()
+    assert network["ramanujan_share_vita"] == pytest.approx((layers["vita_rm"] > 0).mean())
+    assert network["ramanujan_share"] == pytest.approx((layers["is_ramanujan"] == "yes").mean())
 
 
 def test_the_distances_of_a_network_start_at_zero(tmp_path):
