@@ -51,8 +51,8 @@ def network_frame(
         with a proven verdict, and ``ramanujan_share_vita``, which counts as not Ramanujan what the code of ICLR 2023
         leaves undefined, layers of a mean degree below 3; where the full-spectrum coordinate was measured, its
         distances from the first snapshot (``fs_distance_first`` is the mean over layers, ``_stacked`` the norm of all,
-        ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the layers of one weighted metric); the training metrics recorded last at or before the step, and
-        ``final_<name>``, the last of the whole run.
+        ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the layers of one weighted metric); the training
+        metrics recorded last at or before the step, and ``final_<name>``, the last of the whole run.
     """
     group = layers.groupby(["run", "step"], sort=False).ngroup().to_numpy()
     count = int(group.max(initial=-1)) + 1
