@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -225,3 +226,13 @@ def test_velocities_are_absolute_changes_within_a_layer(tmp_path):
     found = moved[(frame["layer"] == "fc") & (frame["step"] == 20)]["sigma_2"].iloc[0]
     assert found == pytest.approx(abs(then - one))
     assert "is_ramanujan" not in moved
+
+
+def test_the_network_is_printed_where_it_was_asked_for(tmp_path):
+    run = write_run(tmp_path / "a", steps=(0, 10), shapes={"a": (12, 20), "b": (5, 12)})
+    shown = CliRunner().invoke(app, ["analyze", str(run), "--metrics", "network"], env={"COLUMNS": "160"}).stdout
+    values = table.analyze_runs(run, metrics="network").network.iloc[-1]
+    assert "whole network   step 10" in shown
+    assert re.search(rf"effective_edges +{int(values['effective_edges'])} ", shown)
+    assert "gap/bound   " not in shown  # not measured: no column of dashes
+    assert "whole network" not in CliRunner().invoke(app, ["analyze", str(run)]).stdout

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sift_graph.cli import app
+from sift_graph.cli.network_lines import print_network
 from sift_graph.cli.output import (
     Column,
     JsonOption,
@@ -30,6 +31,18 @@ if TYPE_CHECKING:
 
 SAMPLES = 100
 OF_ONE_MODEL = {"--null-rounds": "degree", "--pattern": "nm"}
+
+SHOWN_OF = {
+    "σ₁": "sigma_1",
+    "σ₂": "sigma_2",
+    "bound": "bound",
+    "gap/bound": "ramanujan_gap_norm",
+    "- random": "excess_gap",
+    "within": "is_ramanujan",
+    "IMDB/bound": "imdb_norm",
+    "coverage": "edge_coverage",
+    "|W| gap": "weighted_spectral_gap",
+}  # headings of columns that are there only if they were measured
 
 RunDir = Annotated[Path, typer.Argument(help="A run directory, or a directory of runs.", show_default=False)]
 LayersOption = Annotated[
@@ -269,7 +282,11 @@ def analyze(
         return
     several = analysis.layers["run"].nunique() > 1
     asked = analysis.nulls[analysis.nulls["null"] == null]
-    print_runs(analysis, asked) if several else print_layers(analysis.layers, asked)
+    if several:
+        print_runs(analysis, asked)
+    else:
+        print_layers(analysis.layers, asked)
+        print_network(analysis.network)
     if layers is None and steps == "all":
         from sift_graph.report import write_figures
 
@@ -349,11 +366,14 @@ def print_layers(frame: pd.DataFrame, nulls: pd.DataFrame) -> None:
         )
     about = " · ".join(str(last[c].iloc[0]) for c in ("family", "method", "sparsity") if last[c].iloc[0] is not None)
     step = int(last["step"].iloc[0])
-    title = f"{last['run'].iloc[0]}   {about}   step {step}; gap/bound and its trend over training"
+    title = f"{last['run'].iloc[0]}   {about}   step {step}"
+    if "ramanujan_gap_norm" in frame:
+        title += "; gap/bound and its trend over training"
     if compared:
         one = next(iter(compared.values()))
         title += f"; z and p of the gap among {one['n']} random masks ({one['null']})"
-    print_table(columns, rows, title=title)
+    kept = [i for i, c in enumerate(columns) if SHOWN_OF.get(c.heading, "step") in frame]
+    print_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title)
 
 
 def gap_scores(nulls: pd.DataFrame, step: int) -> dict[str, dict[str, Any]]:
