@@ -18,6 +18,7 @@ from sift_graph.work import RUN_COLUMNS, Failure, is_number
 __all__ = ["Average", "network_frame"]
 
 Average = Literal["sparse", "all"]
+VITA_GATES = {"mean_left_degree", "mean_right_degree"}  # both at least 3, else that code has no value
 
 
 def network_frame(
@@ -47,11 +48,11 @@ def network_frame(
         ``n_layers``, ``n_averaged``, ``n_failed``; ``density`` (edges over entries of all its layers),
         ``mean_density`` (mean over the averaged layers); the mean of each metric over the averaged layers where it is
         defined, and beside it the share of them where it is, ``<metric>_coverage``; ``ramanujan_share`` of the layers
-        with a proven verdict, and ``ramanujan_share_vita``, which counts undefined layers as not Ramanujan; where the
-        full-spectrum coordinate was measured, its distances from the first snapshot (``fs_distance_first`` is the mean
-        over layers, ``_stacked`` the norm of all, ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the
-        layers of one weighted metric); the training metrics recorded last at or before the step, and
-        ``final_<name>``, the last of the whole run.
+        with a proven verdict, and ``ramanujan_share_vita``, which counts as not Ramanujan what the code of ICLR 2023
+        leaves undefined, layers of a mean degree below 3; where the full-spectrum coordinate was measured, its
+        distances from the first snapshot (``fs_distance_first`` is the mean over layers, ``_stacked`` the norm of all,
+        ``fs_anchor_distance_*`` and ``fs_angular_distance_*`` are over the layers of one weighted metric); the training
+        metrics recorded last at or before the step, and ``final_<name>``, the last of the whole run.
     """
     group = layers.groupby(["run", "step"], sort=False).ngroup().to_numpy()
     count = int(group.max(initial=-1)) + 1
@@ -85,7 +86,12 @@ def network_frame(
     if "is_ramanujan" in layers:
         verdict = layers["is_ramanujan"].astype(object).to_numpy()[kept]
         yes, no = (sums(verdict == word, own) for word in ("yes", "no"))
-        columns["ramanujan_share"], columns["ramanujan_share_vita"] = over(yes, yes + no), over(yes, n_averaged)
+        columns["ramanujan_share"] = over(yes, yes + no)
+    if VITA_GATES | {"ramanujan_gap"} <= set(layers):
+        rows = layers.iloc[np.flatnonzero(kept)]
+        gap, *degrees = (rows[name].to_numpy(float, na_value=math.nan) for name in ("ramanujan_gap", *VITA_GATES))
+        within = (gap > 0) & (np.min(degrees, axis=0) >= 3)
+        columns["ramanujan_share_vita"] = over(sums(within, own), n_averaged)
     parts = [frame, pd.DataFrame(columns)]
     if set(COORDINATE) <= set(layers):
         parts.append(pd.DataFrame(distances_of_all(layers[kept], own, count)))

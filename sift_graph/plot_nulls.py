@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 
 from sift_graph.plot_style import INK, MUTED, PALETTE, add_legend, label, new_axes, note_nothing, plain, style
 
-__all__ = ["NULL_WORDS", "null_profile"]
+__all__ = ["NULL_WORDS", "add_drawn", "null_profile"]
 
 NULL_WORDS = {"er": "same edges", "degree": "same degrees", "nm": "same N:M pattern"}
 _MAX_TICKS = 16
+_MARKS = ("x", "+", "1")
 
 
 def null_profile(nulls: pd.DataFrame, metric: str = "ramanujan_gap_norm", *, ax: Axes | None = None) -> Axes:
@@ -63,3 +64,30 @@ def null_profile(nulls: pd.DataFrame, metric: str = "ramanujan_gap_norm", *, ax:
             ax.set_xticks(range(len(layers)), [plain(name, width=20) for name in layers], rotation=40, ha="right")
         add_legend(ax)
         return ax
+
+
+def add_drawn(ax: Axes, nulls: pd.DataFrame, frame: pd.DataFrame, metric: str) -> None:
+    """Add the mean over layers and runs of drawn random masks, a mark at each step that was compared.
+
+    Parameters
+    ----------
+    ax : Axes
+    nulls : DataFrame
+        As `null_profile` takes it.
+    frame : DataFrame
+        Whose runs, by its column ``run``.
+    metric : str
+    """
+    if "run" not in frame:
+        return
+    rows = nulls[(nulls["metric"] == metric) & nulls["run"].isin(frame["run"]) & nulls["mean"].notna()]
+    for place, (model, part) in enumerate(rows.groupby("null", sort=False)):
+        means = part.groupby("step")["mean"].mean()
+        ax.plot(
+            means.index,
+            means,
+            linestyle="",
+            marker=_MARKS[place % len(_MARKS)],
+            color=INK,
+            label=f"drawn ({model})",
+        )

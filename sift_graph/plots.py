@@ -32,7 +32,7 @@ from sift_graph.plot_frames import (
     sparsity_key,
     target_column,
 )
-from sift_graph.plot_nulls import null_profile
+from sift_graph.plot_nulls import add_drawn, null_profile
 from sift_graph.plot_prediction import held_out_taus
 from sift_graph.plot_spectrum import spectral_density, spectrum_histogram
 from sift_graph.plot_style import (
@@ -81,6 +81,7 @@ def gap_over_time(
     *,
     by: str = "method",
     reference: bool = True,
+    nulls: pd.DataFrame | None = None,
     confidence: float = 0.95,
     ax: Axes | None = None,
 ) -> Axes:
@@ -96,7 +97,9 @@ def gap_over_time(
     by : str
         Column that colours tell apart.
     reference : bool
-        Add the value of a random mask of the same densities, :math:`1 - \sqrt{1 - p}` (0 for the excess gap).
+        Add the value of a large random mask of the same densities, :math:`1 - \sqrt{1 - p}` (0 for the excess gap).
+    nulls : DataFrame, optional
+        As ``run.nulls()`` returns it: the random masks that were drawn are marked where they were compared.
     confidence : float
         Coverage of the band, a Student interval for the mean over three or more runs; of two, both are drawn.
     ax : Axes, optional
@@ -119,6 +122,8 @@ def gap_over_time(
         sparsity_key(ax, frame, by)
         if reference:
             _reference(ax, frame, metric)
+        if nulls is not None:
+            add_drawn(ax, nulls, frame, metric)
         add_legend(ax)
         return ax
 
@@ -381,7 +386,7 @@ def accuracy_by_group(
 
 def _reference(ax: Axes, frame: pd.DataFrame, metric: str) -> None:
     """Add the value of a random mask of the same densities."""
-    words = "random mask"
+    words = "random mask (formula)"
     if metric == "excess_gap":
         ax.axhline(0.0, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label=words)
         return

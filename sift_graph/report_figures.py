@@ -72,7 +72,9 @@ def drawings(
     found: list[Drawing] = []
     # Means over layers are taken once: a frame of a million rows would be averaged for every panel again.
     steps = per_step(layers, [*_OVER_TIME, "random_gap_norm", "iou_previous"])
-    found += _panels(steps, "gap", "ramanujan_gap_norm", plots.gap_over_time)
+    found += _panels(
+        steps, "gap", "ramanujan_gap_norm", lambda rows, name: plots.gap_over_time(rows, name, nulls=nulls)
+    )
     if nulls is not None:
         for metric in ("ramanujan_gap_norm", "ramanujan_gap"):
             known = nulls.loc[nulls["metric"] == metric, ["observed", "mean"]]

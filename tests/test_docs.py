@@ -68,6 +68,17 @@ def test_the_catalogue_page_is_printed_from_the_registry(root):
     assert {"ramanujan_gap", "imdb", "imsg", "weighted_spectral_gap"} <= set(METRICS)
 
 
+def test_every_word_of_a_note_is_explained(root):
+    source = "".join(path.read_text() for path in (root / "sift_graph/metrics").glob("*.py"))
+    words = set(re.findall(r'(?:Undefined|Flagged|require)\((?:[^"]*, )?"([a-z_]+)"', source)) - {
+        "first_snapshot",
+        "not_halved",
+    }
+    assert {"empty", "no_subgraph", "fs_partial", "no_path", "deg_gate"} <= words
+    page = (root / "docs/metrics.md").read_text()
+    assert [word for word in sorted(words) if f"`{word}`" not in page] == []
+
+
 def test_the_metric_of_the_how_to_works_and_fits_its_page(root, capsys):
     code, *_ = blocks(root / "docs/write-a-metric.md", "python")
     lines = [line for line in code.splitlines() if line.strip()]

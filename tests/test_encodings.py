@@ -372,3 +372,11 @@ def test_every_metric_has_an_answer_or_says_that_the_encoding_has_none(encoding)
     assert set(sift_graph.METRICS) <= set(values)
     assert values["sigma_1"] > values["sigma_2"] > 0
     assert ("encoding" in values["note"].split(",")) == (encoding != "channel")
+
+
+def test_a_layer_without_heads_is_told_what_those_with_heads_are_called():
+    entry = {"name": "up", "shape": [8, 4], "groups": 1, "layout": "oi"}
+    for encoding, called in (("heads", "query"), ("qkv", "in_proj_weight")):
+        _, [(name, error)] = find_targets([entry], Request(encoding, heads=2))
+        assert name == "up"
+        assert called in str(error)

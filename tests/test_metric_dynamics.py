@@ -1,14 +1,16 @@
 """Mask dynamics beyond the core: constructed updates, theory, memory that does not grow."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
+from sift_graph.errors import MaskError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
 from sift_graph.metrics import DYNAMICS, History
-from sift_graph.metrics.matching import matched_distance
+from sift_graph.metrics.matching import matched_distance, nnstd
 from tests.runs import move
 
 
@@ -121,6 +123,39 @@ def test_greedy_matching_takes_the_nearest_pair_first():
     a, b = np.array([[1, 1, 1, 0], [1, 1, 0, 0]]), np.array([[1, 1, 0, 0], [0, 0, 0, 1]])
     found = matched_distance(*(BipartiteGraph.from_mask(layer(m)) for m in (a, b)))
     assert found == pytest.approx((0 + 1) / 2)  # row 1 meets row 0 exactly, so row 0 is left with the last
+
+
+def test_networks_are_compared_greedily_or_as_published():
+    rng = np.random.default_rng(4)
+    shapes = {"conv": (6, 2, 3, 3), "wide": (8, 6, 3, 3), "fc": (5, 8 * 4)}  # the last reads a flattened image
+    masks = {name: rng.random(shape) < 0.3 for name, shape in shapes.items()}
+    one, two = rng.permutation(6), rng.permutation(8)
+    moved = {"conv": masks["conv"][one], "wide": masks["wide"][two][:, one]}
+    moved["fc"] = masks["fc"].reshape(5, 8, 4)[:, two].reshape(5, -1)
+    first, second = ({n: LayerMask.from_dense(n, m) for n, m in part.items()} for part in (masks, moved))
+    assert nnstd(first, second, as_published=True) == pytest.approx(dict.fromkeys(shapes, 0))
+    greedy = nnstd(first, second)
+    assert greedy["conv"] == 0
+    assert min(greedy["wide"], greedy["fc"]) > 0.3  # the order of the outputs is not carried on
+
+    a, b = np.zeros((2, 4, 4), dtype=bool)
+    a[0, :2] = b[1, 1:3] = True  # two outputs without an edge in both: equal ones as published, else not counted
+    pair = {"l": LayerMask.from_dense("l", a)}, {"l": LayerMask.from_dense("l", b)}
+    assert nnstd(*pair)["l"] == pytest.approx(2 / 3)
+    assert nnstd(*pair, as_published=True)["l"] == pytest.approx(2 / 3 / 4)
+    with pytest.raises(MaskError, match="expected the same layers in the same order"):
+        nnstd(first, {"fc": second["fc"]})
+    with pytest.raises(MaskError, match=r"layer 'l': expected one shape in both networks, found \(4, 4\) and \(4, 2\)"):
+        nnstd(pair[0], {"l": LayerMask.from_dense("l", b[:, :2])})
+
+
+def test_the_published_assignment_is_the_best_one():
+    a, b = np.random.default_rng(5).random((2, 5, 9)) < 0.4
+    jaccard = np.array([[1 - (x & y).sum() / (x | y).sum() for y in b] for x in a])
+    best = min(jaccard[range(5), list(order)].mean() for order in itertools.permutations(range(5)))
+    pair = {"l": LayerMask.from_dense("l", a)}, {"l": LayerMask.from_dense("l", b)}
+    assert nnstd(*pair, as_published=True)["l"] == pytest.approx(best)
+    assert nnstd(*pair)["l"] >= best - 1e-12
 
 
 def held(history):

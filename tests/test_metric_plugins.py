@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_the_command_lists_the_catalogue():
     assert "did you mean 'imdb'" in wrong.stderr
 
 
+def test_of_a_few_metrics_the_command_says_everything():
+    def text(names):
+        return CliRunner().invoke(app, ["metrics", names], env={"COLUMNS": "200"}).stdout
+
+    shown = text("imdb,iou_previous")
+    assert "undefined: no edges, or no subgraph passes the gates" in shown
+    assert "tells: how much one update moves" in shown
+    assert "n_left_isolated" not in shown  # every table has it; nobody asked
+    assert "n_left_isolated" in text("structure")
+    assert "tells: the main confounder" in text("density")
+    assert "tells:" not in text("core")
+
+
 def test_analyze_takes_all_groups_and_names(tmp_path):
     run = write_run(tmp_path / "a", steps=(0, 10), shapes={"fc": (12, 20)})
     done = CliRunner().invoke(app, ["analyze", str(run), "--metrics", "all", "--json"])
@@ -184,9 +198,14 @@ def test_means_are_over_sparse_layers(tmp_path):
 
 
 def test_undefined_layers_are_counted_as_the_published_share_counts_them(tmp_path):
-    run = write_run(tmp_path / "a", steps=(0,))
-    network, layers = (lambda a: (a.network.iloc[0], a.layers))(table.analyze_runs(run))
-    assert network["ramanujan_share_vita"] == pytest.approx((layers["is_ramanujan"] == "yes").mean())
+    shapes = {"thick": (30, 40), "thin": (30, 6), "even": (20, 20)}
+    run = write_run(tmp_path / "a", steps=(0,), shapes=shapes, density=0.25)
+    found = table.analyze_runs(run, metrics="core,vita")
+    network, layers = found.network.iloc[0], found.layers
+    assert layers["vita_rm"].isna().sum() == 1  # of `thin`: inputs have fewer than three edges
+    assert (layers["is_ramanujan"] == "yes").sum() > (layers["vita_rm"] > 0).sum()
+    assert network["ramanujan_share_vita"] == pytest.approx((layers["vita_rm"] > 0).mean())
+    assert network["ramanujan_share"] == pytest.approx((layers["is_ramanujan"] == "yes").mean())
 
 
 def test_the_distances_of_a_network_start_at_zero(tmp_path):
@@ -207,3 +226,13 @@ def test_velocities_are_absolute_changes_within_a_layer(tmp_path):
     found = moved[(frame["layer"] == "fc") & (frame["step"] == 20)]["sigma_2"].iloc[0]
     assert found == pytest.approx(abs(then - one))
     assert "is_ramanujan" not in moved
+
+
+def test_the_network_is_printed_where_it_was_asked_for(tmp_path):
+    run = write_run(tmp_path / "a", steps=(0, 10), shapes={"a": (12, 20), "b": (5, 12)})
+    shown = CliRunner().invoke(app, ["analyze", str(run), "--metrics", "network"], env={"COLUMNS": "160"}).stdout
+    values = table.analyze_runs(run, metrics="network").network.iloc[-1]
+    assert "whole network   step 10" in shown
+    assert re.search(rf"effective_edges +{int(values['effective_edges'])} ", shown)
+    assert "gap/bound   " not in shown  # not measured: no column of dashes
+    assert "whole network" not in CliRunner().invoke(app, ["analyze", str(run)]).stdout

@@ -6,6 +6,7 @@ import math
 import networkx
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from sift_graph import table
 from sift_graph.errors import DamagedStoreError
@@ -13,8 +14,9 @@ from sift_graph.masks import LayerMask, Snapshot
 from sift_graph.metrics import NETWORK_METRICS, evaluate
 from sift_graph.metrics.connectivity import effective_paths_log10, path_matrix, synflow_scores
 from sift_graph.metrics.cross_layer import cross_layer_pairs
-from sift_graph.metrics.multipartite import multipartite
+from sift_graph.metrics.multipartite import Multipartite, multipartite
 from sift_graph.metrics.network import Network
+from sift_graph.metrics.topometrics import motifs_of_four
 from sift_graph.network_graph import NetworkGraph, Space, from_runs, infer_graph, to_runs
 from sift_graph.network_work import load_network
 from sift_graph.store import RunReader, RunWriter
@@ -226,6 +228,24 @@ def test_topometrics_are_those_of_networkx(seed):
     paths = sum((graph.degree[u] - 1) * (graph.degree[v] - 1) for u, v in graph.edges)
     paths -= sum(networkx.triangles(graph).values())
     assert values["network_trees_4"] == triples + paths
+    assert values["network_motifs_4"] == connected_quadruples(graph)
+
+
+def connected_quadruples(graph):
+    """Sets of four vertices that hang together: each is an edge with two more vertices."""
+    near = {v: set(graph[v]) for v in graph}
+    found = set()
+    for u, v in graph.edges:
+        for w in (near[u] | near[v]) - {u, v}:
+            found |= {frozenset((u, v, w, x)) for x in (near[u] | near[v] | near[w]) - {u, v, w}}
+    return len(found)
+
+
+@pytest.mark.parametrize(("vertices", "density"), [(12, 0.3), (14, 0.9), (70, 0.15), (8, 1.0)])
+def test_motifs_are_counted_once_however_dense_they_are(vertices, density):
+    up = np.triu(np.random.default_rng(vertices).random((vertices, vertices)) < density, 1).astype(float)
+    graph = Multipartite(csr_array(up), np.zeros(0, int), np.zeros(0, int), weighted=False, first=0, last=0)
+    assert motifs_of_four(graph) == connected_quadruples(networkx.from_numpy_array(up + up.T))
 
 
 def test_the_spectra_of_the_whole_network():

@@ -297,6 +297,9 @@ def test_the_profile_draws_masks_and_random_ones():
         (["--null", "er", "--null-metrics", "gap"], "no metric 'gap'"),
         (["--null", "nm", "--pattern", "4"], "cannot read the pattern '4'"),
         (["--null", "er", "--null-steps", "77"], "no recorded step is in '77'"),
+        (["--samples", "20"], "--samples is about random masks, and none are drawn: add --null degree"),
+        (["--pattern", "2:4"], "--pattern is about random masks, and none are drawn: add --null nm"),
+        (["--null", "er", "--null-rounds", "50"], "--null-rounds is of --null degree; --null er has no use for it"),
     ],
 )
 def test_wrong_options_are_one_line(run, options, message):

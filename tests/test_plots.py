@@ -123,13 +123,29 @@ def test_gap_has_a_line_per_method_and_the_random_reference():
     part = layers_frame(families=["sparse_wide"], sparsities=[0.9], seeds=(0, 1, 2), steps=(0, 50, 100))
     ax = plots.gap_over_time(part)
     lines = {line.get_label(): line for line in ax.get_lines()}
-    assert list(lines) == ["static", "set", "rigl", "random mask"]
+    assert list(lines) == ["static", "set", "rigl", "random mask (formula)"]
     expected = part[part["method"] == "rigl"].groupby("step")["ramanujan_gap_norm"].mean()
     np.testing.assert_allclose(lines["rigl"].get_ydata(), expected)
     reference = (1 - np.sqrt(1 - part["density"])).groupby(part["step"]).mean()
-    np.testing.assert_allclose(lines["random mask"].get_ydata(), reference)
+    np.testing.assert_allclose(lines["random mask (formula)"].get_ydata(), reference)
     assert len(ax.collections) == 3  # a band each, since there are three seeds
-    assert "random mask" not in {line.get_label() for line in plots.gap_over_time(part, reference=False).get_lines()}
+    assert "random mask (formula)" not in {
+        line.get_label() for line in plots.gap_over_time(part, reference=False).get_lines()
+    }
+
+
+def test_random_masks_that_were_drawn_are_marked_beside_the_formula():
+    part = layers_frame(families=["sparse_wide"], sparsities=[0.9], seeds=(0,), steps=(0, 50))
+    run = part["run"].iloc[0]
+    common = {"metric": "ramanujan_gap_norm", "null": "degree", "step": 50}
+    rows = [{"run": run, "mean": 0.1}, {"run": run, "mean": 0.3}, {"run": "another", "mean": 9.0}, {"run": run}]
+    ax = plots.gap_over_time(part, nulls=pd.DataFrame([common | row for row in rows]))
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert "random mask (formula)" in lines
+    assert (list(lines["drawn (degree)"].get_xdata()), list(lines["drawn (degree)"].get_ydata())) == (
+        [50],
+        [pytest.approx(0.2)],
+    )
 
 
 def test_gap_takes_a_network_frame_too():
@@ -141,9 +157,9 @@ def test_gap_takes_a_network_frame_too():
 
 def test_reference_only_where_it_is_the_same_quantity():
     labels = {line.get_label() for line in plots.gap_over_time(LAYERS, "weighted_spectral_gap").get_lines()}
-    assert "random mask" not in labels
+    assert "random mask (formula)" not in labels
     excess = plots.gap_over_time(LAYERS, "excess_gap")
-    reference = next(line for line in excess.get_lines() if line.get_label() == "random mask")
+    reference = next(line for line in excess.get_lines() if line.get_label() == "random mask (formula)")
     assert set(reference.get_ydata()) == {0.0}
 
 

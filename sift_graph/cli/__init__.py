@@ -98,4 +98,11 @@ def main() -> None:
     app()
 
 
-from sift_graph.cli import keeping, linking, measuring, showing, training  # noqa: E402, F401  they add their commands to `app`
+from sift_graph.cli import (  # noqa: E402  they add their commands to `app`
+    cataloguing,  # noqa: F401
+    keeping,  # noqa: F401
+    linking,  # noqa: F401
+    measuring,  # noqa: F401
+    showing,  # noqa: F401
+    training,  # noqa: F401
+)

@@ -1,4 +1,4 @@
-"""The commands that measure, and that say what can be measured: analyze, metrics."""
+"""The command that measures: analyze."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sift_graph.cli import app
+from sift_graph.cli.network_lines import print_network
 from sift_graph.cli.output import (
     Column,
     JsonOption,
@@ -21,11 +22,27 @@ from sift_graph.cli.output import (
     records,
     sparkline,
 )
+from sift_graph.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sift_graph.table import Analysis
+
+SAMPLES = 100
+OF_ONE_MODEL = {"--null-rounds": "degree", "--pattern": "nm"}
+
+SHOWN_OF = {
+    "σ₁": "sigma_1",
+    "σ₂": "sigma_2",
+    "bound": "bound",
+    "gap/bound": "ramanujan_gap_norm",
+    "- random": "excess_gap",
+    "within": "is_ramanujan",
+    "IMDB/bound": "imdb_norm",
+    "coverage": "edge_coverage",
+    "|W| gap": "weighted_spectral_gap",
+}  # headings of columns that are there only if they were measured
 
 RunDir = Annotated[Path, typer.Argument(help="A run directory, or a directory of runs.", show_default=False)]
 LayersOption = Annotated[
@@ -207,7 +224,7 @@ def analyze(
     scheduler: SchedulerOption = None,
     force: ForceOption = False,
     null: NullOption = None,
-    samples: SamplesOption = 100,
+    samples: SamplesOption = SAMPLES,
     null_metrics: NullMetricsOption = None,
     null_steps: NullStepsOption = "last",
     null_seed: NullSeedOption = 0,
@@ -221,6 +238,15 @@ def analyze(
     summary.json and figures to RUN_DIR/analysis, and nulls.csv and nulls.parquet with --null. Run again, it computes
     only what is missing.
     """
+    given = {
+        "--samples": samples != SAMPLES,
+        "--null-metrics": null_metrics is not None,
+        "--null-steps": null_steps != "last",
+        "--null-seed": null_seed != 0,
+        "--null-rounds": null_rounds is not None,
+        "--pattern": pattern is not None,
+    }
+    refuse_idle(null, [option for option, is_given in given.items() if is_given])
     analysis = run_analysis(
         run_dir,
         layers=layers,
@@ -256,7 +282,11 @@ def analyze(
         return
     several = analysis.layers["run"].nunique() > 1
     asked = analysis.nulls[analysis.nulls["null"] == null]
-    print_runs(analysis, asked) if several else print_layers(analysis.layers, asked)
+    if several:
+        print_runs(analysis, asked)
+    else:
+        print_layers(analysis.layers, asked)
+        print_network(analysis.network)
     if layers is None and steps == "all":
         from sift_graph.report import write_figures
 
@@ -268,50 +298,19 @@ def analyze(
     finish(analysis)
 
 
-@app.command(epilog="Example:  sift-graph metrics weighted,cover_gap")
-def metrics(
-    names: Annotated[
-        str | None,
-        typer.Argument(help="core, all, compat, groups or names, commas between.", show_default="every metric"),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the metrics: name, formula, range, when undefined, cost, source, what each predicts.
+def refuse_idle(null: str | None, given: list[str]) -> None:
+    """Refuse options of random masks that would change nothing."""
+    from sift_graph.nulls import NULLS
 
-    What is listed is what analyze --metrics takes.
-    """
-    import dataclasses
-
-    from sift_graph.metrics import CORE_DYNAMICS, COSTS, DYNAMICS, GROUPS, METRICS, NETWORK_METRICS, find_metric, select
-    from sift_graph.metrics.plugins import FAILED
-
-    chosen = [*METRICS, *DYNAMICS, *NETWORK_METRICS] if names is None else select(names)
-    if names in ("core", "all", "dynamics"):
-        chosen += CORE_DYNAMICS
-    found = [metric for name in chosen if (metric := find_metric(name)) is not None]
-    for name, why in FAILED.items():
-        complain(f"metrics of entry point {name!r} are left out: {why}")
-    if as_json:
-        fields = [f.name for f in dataclasses.fields(found[0]) if f.name not in ("compute", "laws", "missing")]
-        rows = [{f: getattr(m, f) for f in fields} | {"order": COSTS[m.cost].order} for m in found]
-        print_json({"schema": "sift-graph/metrics/1", "metrics": rows})
-        return
-    columns = [
-        Column("metric", "left"),
-        Column("core", "left", rank=3),
-        Column("formula", "left"),
-        Column("range", "left", rank=1),
-        Column("cost", "left", rank=2),
-        Column("source", "left", rank=4),
-    ]
-    for group, title in GROUPS.items():
-        lines = [
-            [m.name, "core" if m.core else "", m.formula, m.values, COSTS[m.cost].order, m.source]
-            for m in found
-            if m.group == group
-        ]
-        if lines:
-            print_table(columns, lines, title=f"{title} ({group})")
+    for option in given:
+        only = OF_ONE_MODEL.get(option)
+        if null is None:
+            raise UsageError(
+                f"{option} is about random masks, and none are drawn: add --null {only or 'degree'}"
+                f"{'' if only else ' (or er, nm)'}"
+            )
+        if only and null in NULLS and null != only:
+            raise UsageError(f"{option} is of --null {only}; --null {null} has no use for it: leave it out")
 
 
 def print_layers(frame: pd.DataFrame, nulls: pd.DataFrame) -> None:
@@ -367,11 +366,14 @@ def print_layers(frame: pd.DataFrame, nulls: pd.DataFrame) -> None:
         )
     about = " · ".join(str(last[c].iloc[0]) for c in ("family", "method", "sparsity") if last[c].iloc[0] is not None)
     step = int(last["step"].iloc[0])
-    title = f"{last['run'].iloc[0]}   {about}   step {step}; gap/bound and its trend over training"
+    title = f"{last['run'].iloc[0]}   {about}   step {step}"
+    if "ramanujan_gap_norm" in frame:
+        title += "; gap/bound and its trend over training"
     if compared:
         one = next(iter(compared.values()))
         title += f"; z and p of the gap among {one['n']} random masks ({one['null']})"
-    print_table(columns, rows, title=title)
+    kept = [i for i, c in enumerate(columns) if SHOWN_OF.get(c.heading, "step") in frame]
+    print_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title)
 
 
 def gap_scores(nulls: pd.DataFrame, step: int) -> dict[str, dict[str, Any]]:

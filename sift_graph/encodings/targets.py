@@ -176,7 +176,8 @@ def projections(entries: Entries, request: Request) -> Found:
             parts, size = [""], outputs_of(entry)
         else:
             what = "it is no attention projection" if heads else "it is no fused attention projection"
-            unfit.append(missing(name, request, what + f" (those are called {', '.join(sorted(FUSED))})"))
+            names = [*ROLES, *sorted(FUSED)] if heads else sorted(FUSED)
+            unfit.append(missing(name, request, what + f" (those are called {', '.join(names)})"))
             continue
         if heads is not None:
             if size % heads:

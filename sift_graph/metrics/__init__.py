@@ -22,6 +22,7 @@ from sift_graph.metrics.dynamics import CORE_DYNAMICS, DYNAMICS, Change
 from sift_graph.metrics.encoded import measure_encoded
 from sift_graph.metrics.history import History
 from sift_graph.metrics.layer import Layer
+from sift_graph.metrics.matching import nnstd
 from sift_graph.metrics.metric import GROUPS, Flagged, Laws, Metric, Undefined, evaluate, is_missing
 from sift_graph.metrics.plugins import load_plugins
 from sift_graph.metrics.single import measure
@@ -49,6 +50,7 @@ __all__ = [
     "measure",
     "measure_encoded",
     "measure_layer",
+    "nnstd",
     "register",
     "select",
 ]

@@ -52,6 +52,18 @@ def triangles(graph: Multipartite) -> int:
     return int(count_triangles(graph.adjacency.indptr.astype(np.int64), graph.adjacency.indices.astype(np.int64)))
 
 
+def motifs_of_four(graph: Multipartite) -> int:
+    """Count the connected sets of four vertices, without directions."""
+    if graph.size > MAX_VERTICES:
+        raise Undefined("too_large")
+    from sift_graph.walks import count_quadruples
+
+    # A set holds one tree if it is one, 4 if a cycle, 3 if a triangle with a tail, 8 if an edge short of complete, 16
+    # if complete; a cycle is also in each of the last two, and so on: the trees less what makes each set count once.
+    cycles, tails, pairs, complete = (int(count) for count in count_quadruples(*graph.lists))
+    return trees_of_four(graph) - 3 * cycles - 2 * tails + 4 * pairs - 6 * complete
+
+
 def core(graph: Multipartite) -> float:
     """Mean coreness: the largest k such that the vertex is in a subgraph of least degree k."""
     from sift_graph.topology import core_numbers
@@ -139,6 +151,7 @@ def mge_spectral_radius(graph: Multipartite) -> float:
 
 
 CUNEGATTI = "Cunegatti et al., TMLR 2024"
+TOO_LARGE = f", or more than {MAX_VERTICES} vertices (too_large)"
 
 
 def topometric(
@@ -150,6 +163,7 @@ def topometric(
     predicts: str,
     needs: str = "mask",
     group: str = "network",
+    unless: str = "",
 ) -> Metric:
     """Describe a metric of this file."""
     return Metric(
@@ -157,7 +171,7 @@ def topometric(
         lambda network: compute(multipartite(network)),
         formula,
         values,
-        "no recorded layer has a place" + (", or no weights" if needs == "weight" else ""),
+        "no recorded layer has a place" + (", or no weights" if needs == "weight" else "") + unless,
         CUNEGATTI,
         "weight" if needs == "weight" else "mask",
         missing=None if name == "network_is_bipartite" else math.nan,
@@ -232,13 +246,23 @@ TOPOMETRICS = (
         "the same within two steps",
         ">= 1",
         predicts="how far two layers spread a channel: expansion",
+        unless=TOO_LARGE,
     ),
     topometric(
         "network_trees_4",
         lambda g: float(trees_of_four(g)),
-        "claws and paths on four vertices; the code estimates motifs of size 4 at random",
+        "claws and paths on four vertices, in whatever set of four they lie",
         ">= 0",
         predicts="small subgraphs: mostly degrees, hubs above all",
+        unless=TOO_LARGE,
+    ),
+    topometric(
+        "network_motifs_4",
+        lambda g: float(motifs_of_four(g)),
+        "connected sets of four vertices; the code estimates them at random",
+        ">= 0",
+        predicts="network_trees_4 with each set counted once: fewer where short cycles are many",
+        unless=TOO_LARGE,
     ),
     topometric(
         "network_core",
@@ -354,6 +378,7 @@ TOPOMETRICS = (
         needs="weight",
         group="mge",
         predicts="as published; no gap where the graph is bipartite: the second value is then minus the first",
+        unless=", or fewer than three vertices (too_small)",
     ),
     topometric(
         "mge_network_radius",

@@ -10,10 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from sift_graph import spectrum
-from sift_graph.errors import SpectrumError, UsageError, did_you_mean
+from sift_graph.errors import SpectrumError, UsageError
 from sift_graph.graph import BipartiteGraph
 from sift_graph.masks import LayerMask
-from sift_graph.metrics import METRICS, Layer, Undefined, measure_layer
+from sift_graph.metrics import METRICS, Layer, Undefined, find_metric, measure_layer
+from sift_graph.metrics.base import nearest
 from sift_graph.nulls.models import ROUNDS, Rewired, find_null
 from sift_graph.nulls.scoring import Score, score
 from sift_graph.parallel import one_thread
@@ -130,9 +131,15 @@ def select_compared(names: str | Iterable[str] | None) -> tuple[str, ...]:
     asked = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
     for name in asked:
         if name not in METRICS:
-            raise UsageError(f"no metric {name!r}{did_you_mean(name, METRICS)}")
+            known = find_metric(name)
+            if known is not None:
+                whose = "a layer's history" if known.scope == "dynamics" else "a whole network"
+                raise UsageError(f"metric {name!r} is of {whose}: a random mask of one layer has no such value")
+            raise UsageError(f"no metric {name!r}{nearest(name, list(METRICS))}; `sift-graph metrics` lists them")
         if not isinstance(METRICS[name].missing, float):
             raise UsageError(f"metric {name!r} is a verdict, not a number, and has no z-score; compare 'ramanujan_gap'")
+        if METRICS[name].needs == "gradient":
+            raise UsageError(f"metric {name!r} needs gradients, which random masks have not")
     if not asked:
         raise UsageError("expected at least one metric to compare, found none")
     return tuple(name for name in METRICS if name in set(asked))
