@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.notebook import PRELOADED, execute
 
-jupytext = pytest.importorskip("jupytext", reason="jupytext is in the extra 'notebooks'")
+pytestmark = pytest.mark.skipif(find_spec("jupytext") is None, reason="jupytext is in the extra 'notebooks'")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.py"))
 KERNEL = """
