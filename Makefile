@@ -50,7 +50,7 @@ study-definitions: $(VENV)/.torch ## rerun the study of the field's definitions:
 	$(BIN)/python -m analysis.definitions.summarise runs/definitions analysis/definitions -j $(JOBS)
 
 test: $(VENV)/.dev ## set up, and pass the whole suite
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/.dev ## format, style, types, direction of imports
 	$(BIN)/ruff format --check .

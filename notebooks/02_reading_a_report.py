@@ -44,8 +44,8 @@ for sparsity in (0.5, 0.9):
                     "model.width=4",
                     "data.train_samples=300",
                     "data.noise=0.7",
-                    "training.epochs=8",
-                    "masks.every=8",
+                    "training.epochs=5",
+                    "masks.every=5",
                 ],
             )
             train.run(config, root / f"{method}-{sparsity}-{seed}")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -47,11 +48,23 @@ def recorded(run_dir):
     return layers, (run_dir / "metrics.jsonl").read_text()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The result and the directory of a run of a method, trained when first asked for; for reading only."""
+
+    @cache
+    def trained(method):
+        run_dir = tmp_path_factory.mktemp("finished") / method
+        return run(config(method), run_dir), run_dir
+
+    return trained
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_records_what_it_should(tmp_path, method):
+def test_a_run_records_what_it_should(finished, method):
     source = METHODS[method]
-    result = run(config(method), tmp_path / "a")
-    reader = RunReader(tmp_path / "a")
+    result, run_dir = finished(method)
+    reader = RunReader(run_dir)
     assert reader.steps == [0, *UPDATES, STEPS]
     assert reader.about == {
         "family": "sparse_wide", "sparsity": 0.75, "seed": 0, "method": method, "model": "resnet", "data": "digits"
@@ -83,9 +96,9 @@ def test_a_run_records_what_it_should(tmp_path, method):
     costs = {row["name"]: row["macs"] / row["edges"] for row in reader.header["layers"] if row["edges"]}
     macs = sum(edges * costs[name] for name, edges in table.items() if edges)
     assert macs / describe(config(method))["macs_dense"] == pytest.approx(result.ratio)
-    assert load_config(tmp_path / "a" / "config.toml") == config(method)
+    assert load_config(run_dir / "config.toml") == config(method)
     assert "validation accuracy" in result.headline()
-    assert json.loads(json.dumps(result.summary()))["run_dir"] == str(tmp_path / "a")
+    assert json.loads(json.dumps(result.summary()))["run_dir"] == str(run_dir)
 
 
 def test_a_dense_run_records_ones_at_the_same_steps(tmp_path):
@@ -123,14 +136,14 @@ def test_weights_can_be_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_command_twice_gives_the_same_run(tmp_path, method):
-    run(config(method), tmp_path / "a")
+def test_the_same_command_twice_gives_the_same_run(tmp_path, finished, method):
+    _, once = finished(method)
     torch.manual_seed(12345)
     torch.rand(5)
     run(config(method), tmp_path / "b")
-    assert recorded(tmp_path / "a") == recorded(tmp_path / "b")
+    assert recorded(once) == recorded(tmp_path / "b")
     run(config(method, seed=1), tmp_path / "c")
-    assert recorded(tmp_path / "a") != recorded(tmp_path / "c")
+    assert recorded(once) != recorded(tmp_path / "c")
 
 
 def test_a_run_leaves_the_process_as_it_was(tmp_path):
@@ -162,19 +175,19 @@ def run_until(step, config, run_dir, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("at_step", [2, 8, 14])  # before any checkpoint, right after one, with recordings after one
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, method, at_step):
-    whole = run(config(method), tmp_path / "whole")
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, finished, method, at_step):
+    whole, whole_dir = finished(method)
     run_until(at_step, config(method), tmp_path / "parts", monkeypatch)
     assert max(RunReader(tmp_path / "parts").steps) <= at_step
     torch.manual_seed(777)
     result = run(config(method), tmp_path / "parts", resume=True)
-    assert recorded(tmp_path / "parts") == recorded(tmp_path / "whole")
+    assert recorded(tmp_path / "parts") == recorded(whole_dir)
     assert (result.val_accuracy, result.steps) == (whole.val_accuracy, whole.steps)
     aside = list((tmp_path / "parts" / "masks" / "abandoned").glob("*/*.safetensors"))
     checkpointed = at_step - at_step % 4
     late = [s for s in [0, *UPDATES] if checkpointed < s <= at_step] if checkpointed else [0]
     assert len(aside) == len(late)
-    assert find_runs(tmp_path) == [tmp_path / "parts", tmp_path / "whole"]
+    assert find_runs(tmp_path) == [tmp_path / "parts"]  # and what is put aside is none
 
 
 def test_checkpoints_keep_their_distance_but_the_last_is_always_there(tmp_path, monkeypatch):

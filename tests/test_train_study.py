@@ -103,9 +103,11 @@ def test_a_low_rank_family_keeps_its_sparsity_which_sets_its_width(study):
     assert [config.sparsity for config in configs.values()] == [0.0, 0.75]
 
 
-def test_every_study_that_is_shipped_reads(request):
+def test_every_study_that_is_shipped_reads(request, tmp_path):
     for path in sorted((request.config.rootpath / "analysis" / "studies").glob("*.toml")):
-        assert len(load_study(path)) > 1
+        one_seed = tmp_path / path.name  # the others are the same runs again
+        one_seed.write_text(re.sub(r"^seeds = .+$", "seeds = 1", path.read_text(), flags=re.MULTILINE))
+        assert len(load_study(one_seed)) > 1
 
 
 @pytest.mark.parametrize(
