@@ -45,7 +45,7 @@ study-observational-text: $(VENV)/.torch ## rerun the observational study on tex
 	$(BIN)/sift-graph sweep analysis/studies/observational_text.toml --out runs/observational_text -j $(JOBS)
 	$(BIN)/python -m analysis.observational.summarise runs/observational_text analysis/observational_text --target val_loss -j $(JOBS)
 
-study-observational-shapes: $(VENV)/.torch ## rerun the observational study on shapes: 95 runs
+study-observational-shapes: $(VENV)/.torch ## rerun the observational study on shapes: 80 runs
 	$(BIN)/sift-graph sweep analysis/studies/observational_shapes.toml --out runs/observational_shapes -j $(JOBS)
 	$(BIN)/python -m analysis.observational.summarise runs/observational_shapes analysis/observational_shapes -j $(JOBS)
 
