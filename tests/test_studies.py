@@ -191,7 +191,12 @@ def test_the_page_of_definitions_shows_the_table_of_its_results(request):
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "n"), [("observational", "val_accuracy", 610), ("observational_text", "val_loss", 95)]
+    ("name", "target", "n"),
+    [
+        ("observational", "val_accuracy", 610),
+        ("observational_shapes", "val_accuracy", 80),
+        ("observational_text", "val_loss", 95),
+    ],
 )
 def test_the_page_of_an_observational_study_shows_the_tables_of_its_results(name, target, n, request):
     from analysis.observational.summarise import cells, direction, estimates
