@@ -6,11 +6,11 @@ JOBS   ?= 2
 STUDY  ?= runs/demo
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint docs bench fuzz clean study-controlled study-observational study-evolution study-definitions
+.PHONY: help demo test lint docs bench fuzz clean study-controlled study-observational study-observational-text study-observational-shapes study-evolution study-definitions
 .DEFAULT_GOAL := help
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 30
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -40,6 +40,14 @@ study-controlled: $(VENV)/.torch ## rerun the controlled experiment: 620 runs, a
 study-observational: $(VENV)/.torch ## rerun the observational study: 610 runs
 	$(BIN)/sift-graph sweep analysis/studies/observational.toml --out runs/observational -j $(JOBS)
 	$(BIN)/python -m analysis.observational.summarise runs/observational analysis/observational -j $(JOBS)
+
+study-observational-text: $(VENV)/.torch ## rerun the observational study on text: 95 runs
+	$(BIN)/sift-graph sweep analysis/studies/observational_text.toml --out runs/observational_text -j $(JOBS)
+	$(BIN)/python -m analysis.observational.summarise runs/observational_text analysis/observational_text --target val_loss -j $(JOBS)
+
+study-observational-shapes: $(VENV)/.torch ## rerun the observational study on shapes: 80 runs
+	$(BIN)/sift-graph sweep analysis/studies/observational_shapes.toml --out runs/observational_shapes -j $(JOBS)
+	$(BIN)/python -m analysis.observational.summarise runs/observational_shapes analysis/observational_shapes -j $(JOBS)
 
 study-evolution: $(VENV)/.torch ## rerun the study of how masks move: 120 runs, every snapshot
 	$(BIN)/sift-graph sweep analysis/studies/evolution.toml --out runs/evolution -j $(JOBS)

@@ -12,6 +12,7 @@ from sift_graph.sparsify import MethodOptions, lay_out
 from sift_graph.sparsify.binding import bind
 from sift_graph.sparsify.constructions import CONSTRUCTIONS, construct
 from sift_graph.sparsify.incidence import incidence, net, plane
+from sift_graph.sparsify.lifts import lift, most_layers
 
 SHAPE, COUNT = (24, 24, 3, 3), 24 * 22 + 5
 
@@ -25,7 +26,7 @@ def mean_gap(name, strength=0.0):
 
 
 @given(
-    name=st.sampled_from(sorted(set(CONSTRUCTIONS) - {"incidence"})),  # which has few sizes
+    name=st.sampled_from(sorted(set(CONSTRUCTIONS) - {"incidence", "lifts"})),  # which have few sizes
     outputs=st.integers(1, 9),
     channels=st.integers(1, 9),
     kernel=st.sampled_from([(), (1, 1), (3, 3)]),
@@ -74,6 +75,33 @@ def test_hubs_spread_the_fan_out_and_even_does_not():
     degrees = draw("even").sum(axis=0)
     assert np.ptp(degrees) <= 1
     assert spread("even") < spread("hubs", 0.0) < spread("hubs", 1.0)
+
+
+@given(
+    base=st.integers(1, 5).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=5)
+    ),
+    layers=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+def test_a_lift_keeps_degrees_and_holds_the_spectrum_of_its_base(base, layers, seed):
+    base = np.array(base)
+    lifted = lift(base, layers, np.random.default_rng(seed))
+    blocks = lifted.reshape(base.shape[0], layers, base.shape[1], layers)
+    assert (blocks.sum(axis=1) == base[:, :, None]).all()  # a permutation for each edge, nothing elsewhere
+    assert (blocks.sum(axis=3) == base[:, None, :]).all()
+    of_base, of_lift = (np.linalg.eigvalsh((b.T @ b).astype(float)) for b in (base.astype(float), lifted.astype(float)))
+    assert all(np.abs(of_lift - value).min() < 1e-9 * (1 + value) for value in of_base)
+
+
+def test_lifts_have_the_fan_in_and_even_fan_out_and_the_gap_of_random_masks():
+    assert [most_layers(*sizes) for sizes in ((24, 216, 22), (24, 216, 216), (7, 30, 2), (8, 12, 3))] == [8, 1, 1, 4]
+    mask = draw("lifts", count=24 * 18)  # 8 copies of 3 outputs and 27 inputs: fan-out 2
+    assert (mask.sum(axis=(1, 2, 3)) == 18).all()
+    assert (mask.sum(axis=0) == 2).all()
+    assert (draw("lifts", seed=1, count=24 * 18) != mask).any()
+    with pytest.raises(MaskError, match=r"7 outputs, 30 inputs and fan-in 2 are no lift of a smaller graph"):
+        construct("lifts", (7, 30), 14, np.random.default_rng(0))
 
 
 def test_low_overlap_is_better_than_random():

@@ -133,8 +133,20 @@ def test_the_controlled_and_the_observational_script_run(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(sys, "argv", ["summarise", str(folder), str(tmp_path / "o")])
     run_script("observational", monkeypatch)
-    assert "mean_density" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mean_density" in shown
+    assert "Of val_accuracy, higher is better: a positive correlation" in shown
     assert len(pd.read_csv(tmp_path / "o/results.csv")) == 8
+
+    monkeypatch.setattr(sys, "argv", ["summarise", str(folder), str(tmp_path / "l"), "--target", "val_loss"])
+    run_script("observational", monkeypatch)
+    shown = capsys.readouterr().out
+    runs = pd.read_csv(tmp_path / "l/results.csv")
+    assert (
+        "Of val_loss, lower is better: a negative correlation says that larger values go with better models." in shown
+    )
+    assert f"| sparse_wide | 0.5000 | {runs['final_val_loss'].mean():.4f} |" in shown
+    assert set(pd.read_csv(tmp_path / "l/correlations.csv")["target"]) == {"val_loss"}
 
 
 def test_the_scripts_of_evolution_and_of_definitions_run(tiny, tmp_path, monkeypatch, capsys):
@@ -178,15 +190,24 @@ def test_the_page_of_definitions_shows_the_table_of_its_results(request):
         assert f"- {sentence}" in page
 
 
-def test_the_page_of_the_observational_study_shows_the_tables_of_its_results(request):
-    from analysis.observational.summarise import cells, estimates
+@pytest.mark.parametrize(
+    ("name", "target", "n"),
+    [
+        ("observational", "val_accuracy", 610),
+        ("observational_shapes", "val_accuracy", 80),
+        ("observational_text", "val_loss", 95),
+    ],
+)
+def test_the_page_of_an_observational_study_shows_the_tables_of_its_results(name, target, n, request):
+    from analysis.observational.summarise import cells, direction, estimates
     from analysis.paired import markdown
 
-    folder = request.config.rootpath / "analysis/observational"
+    folder = request.config.rootpath / "analysis" / name
     runs = pd.read_csv(folder / "results.csv")
     page = (folder / "README.md").read_text()
-    assert len(runs) == 610
-    assert markdown(cells(runs)) in page
+    assert len(runs) == n
+    assert (direction(target) in page) or target == "val_accuracy"
+    assert markdown(cells(runs, target)) in page
     shown = estimates(pd.read_csv(folder / "correlations.csv"))
     assert list(shown["metric"])[-1] == "mean_density"
     for line in markdown(shown.drop(columns=["given density and sparsity", "between seeds"])).splitlines()[2:-1]:

@@ -19,6 +19,7 @@ import numpy as np
 from sift_graph.errors import MaskError
 from sift_graph.sparsify.binding import bind
 from sift_graph.sparsify.incidence import incidence
+from sift_graph.sparsify.lifts import lift, most_layers
 
 __all__ = ["CONSTRUCTIONS", "construct"]
 
@@ -76,7 +77,7 @@ def construct(
     ------
     MaskError
         If an output would get no weight, the strength or the number of communities does not fit, or there is no
-        incidence structure of that size.
+        incidence structure or lift of that size.
 
     Examples
     --------
@@ -191,6 +192,22 @@ def same_positions(rows: Rows, dial: Dial, generator: np.random.Generator) -> np
     return _largest(keys, degree)
 
 
+def relabelled_lift(rows: Rows, dial: Dial, generator: np.random.Generator) -> np.ndarray:
+    """Lift the smallest base of even fan-out that sizes allow, in random order; all degrees are the base's."""
+    outputs, channels, positions, degree = rows
+    inputs = channels * positions
+    layers = most_layers(outputs, inputs, degree)
+    if layers == 1:
+        raise MaskError(
+            f"masks.init='lifts': {outputs} outputs, {inputs} inputs and fan-in {degree} are no lift of a smaller "
+            f"graph; expected a common divisor above 1 of outputs and inputs, of at most {inputs // degree}; "
+            "change the width or raise the sparsity"
+        )
+    base = even((outputs // layers, inputs // layers, 1, degree), dial, generator)
+    lifted = lift(base, layers, generator)
+    return lifted[generator.permutation(outputs)][:, generator.permutation(inputs)]
+
+
 def relabelled_incidence(rows: Rows, dial: Dial, generator: np.random.Generator) -> np.ndarray:
     """Take lines for outputs and points for inputs, of a projective plane or a net, in random order."""
     outputs, channels, positions, degree = rows
@@ -209,6 +226,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "hubs": hubs,
     "even": even,
     "low_overlap": low_overlap,
+    "lifts": relabelled_lift,
     "incidence": relabelled_incidence,
     "whole_kernels": whole_kernels,
     "spread_kernels": spread_kernels,
