@@ -90,8 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if importlib.util.find_spec("atheris") and not asked.random and asked.rounds is None:
         return guided([asked.only] if asked.only else list(TARGETS), asked.minutes, asked.out)
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return search(asked)
+    finally:
+        logging.disable(before)
+
+
+def search(asked: argparse.Namespace) -> int:
+    """Alter, read and judge until the time is over."""
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory() as root:
