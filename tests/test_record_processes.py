@@ -156,6 +156,7 @@ import os, signal, sys, time
 import numpy as np
 from sift_graph.record import MaskRecorder
 from sift_graph.store import RunWriter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 write = RunWriter.write_snapshot
 def slow(self, snapshot, **options):
     time.sleep(0.05)
