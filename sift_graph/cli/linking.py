@@ -188,14 +188,14 @@ def print_correlations(frame: pd.DataFrame, target: str, statistic: str = "spear
         rows.append([*cells, "; ".join(notes)])
     n = int(rho.loc[rho["view"] == "pooled", "n"].max()) if len(rho) else 0
     sign = {"spearman": "Spearman's ρ", "kendall": "Kendall's τ", "pearson": "Pearson's r"}[statistic]
-    print_table(columns, rows, title=f"{sign} with {target}, 95 % interval, {n} runs (* adjusted p < 0.05)")
+    print_table(columns, rows, title=f"{sign} with {target}, 95 % interval, {n} runs (* without 0, adjusted p < 0.05)")
 
 
 def estimate_cell(row: pd.Series) -> str:
-    """Format an estimate with its interval, and a star if it stands after adjustment for many tests."""
+    """Format an estimate with its interval, and a star if both that and the test, adjusted, exclude 0."""
     if math.isnan(row["estimate"]):
         return "–"
-    star = "*" if row["p_adjusted"] < 0.05 else " "
+    star = "*" if row["p_adjusted"] < 0.05 and row["lo"] * row["hi"] > 0 else " "
     return f"{row['estimate']:+.2f}{star}[{row['lo']:+.2f}, {row['hi']:+.2f}]"
 
 
