@@ -12,6 +12,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sift_graph.errors import DamagedStoreError
+from sift_graph.store import check_file
+
 __all__ = ["Response", "read_dials", "responses"]
 
 KNOWN = ("family", "sparsity", "method", "seed")
@@ -56,7 +59,7 @@ class Response:
         a, b = (part.groupby("seed")[column].mean() for part in (low, high))
         shared = a.index.intersection(b.index)
         with np.errstate(all="ignore"):
-            if len(shared) == len(a) == len(b):
+            if 0 < len(shared) == len(a) == len(b):
                 d = (b[shared] - a[shared]).to_numpy(dtype=float)
                 found: Any = stats.ttest_1samp(d, 0.0) if len(d) >= MIN_RUNS and np.ptp(d) > 1e-12 else None
             else:
@@ -109,10 +112,11 @@ def read_dials(runs: Mapping[str, Path]) -> pd.DataFrame:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a configuration; nothing where it cannot be read."""
+    """Read a run's configuration; nothing where it cannot be read, or is a link out of the run."""
     try:
+        check_file(path.parent, path)
         return tomllib.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_CONFIG else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (DamagedStoreError, OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError):
         return {}
 
 

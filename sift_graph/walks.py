@@ -44,17 +44,25 @@ def count_within_two(starts: np.ndarray, index: np.ndarray) -> np.int64:
 
 
 @numba.njit(cache=True)
-def count_triangles(starts: np.ndarray, index: np.ndarray) -> np.int64:
-    """Count triangles of a graph without directed cycles: lists of where the edges of each vertex lead."""
+def _pack_lists(starts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pack the lists of all vertices to rows of bits; with the first and the last word in which each has any."""
     n = starts.size - 1
     words = (n + 63) // 64
     bits = np.zeros((n, words), np.uint64)
-    first, last = np.full(n, words, np.int64), np.full(n, -1, np.int64)  # words in which a row has bits
+    first, last = np.full(n, words, np.int64), np.full(n, -1, np.int64)
     for v in range(n):
         for k in range(starts[v], starts[v + 1]):
             word = index[k] >> 6
             bits[v, word] |= np.uint64(1) << np.uint64(index[k] & 63)
             first[v], last[v] = min(first[v], word), max(last[v], word)
+    return bits, first, last
+
+
+@numba.njit(cache=True)
+def count_triangles(starts: np.ndarray, index: np.ndarray) -> np.int64:
+    """Count triangles of a graph without directed cycles: lists of where the edges of each vertex lead."""
+    n = starts.size - 1
+    bits, first, last = _pack_lists(starts, index)
     total = np.int64(0)
     for v in range(n):
         for k in range(starts[v], starts[v + 1]):
@@ -68,14 +76,8 @@ def count_triangles(starts: np.ndarray, index: np.ndarray) -> np.int64:
 def count_quadruples(starts: np.ndarray, index: np.ndarray) -> tuple[np.int64, np.int64, np.int64, np.int64]:
     """Count 4-cycles, triangles with a tail, pairs of triangles on an edge, K(4); lists hold both directions."""
     n = starts.size - 1
-    words = (n + 63) // 64
-    bits = np.zeros((n, words), np.uint64)
-    first, last = np.full(n, words, np.int64), np.full(n, -1, np.int64)  # words in which a row has bits
-    for v in range(n):
-        for k in range(starts[v], starts[v + 1]):
-            word = index[k] >> 6
-            bits[v, word] |= np.uint64(1) << np.uint64(index[k] & 63)
-            first[v], last[v] = min(first[v], word), max(last[v], word)
+    bits, first, last = _pack_lists(starts, index)
+    words = bits.shape[1]
     union, common = np.zeros(words, np.uint64), np.zeros(words, np.uint64)
     diagonals = tails = pairs = complete = np.int64(0)
     for v in range(n):

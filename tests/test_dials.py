@@ -63,6 +63,24 @@ def test_keys_that_differ_are_read_and_nothing_else(tmp_path):
     assert read_dials({"a": runs["a"]}).empty
 
 
+def test_a_stranger_s_configuration_is_not_followed_out_of_its_run_nor_into_the_deep(tmp_path):
+    ours = written(tmp_path / "ours", width=8)
+    written(tmp_path / "elsewhere", width=99)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/config.toml").symlink_to(tmp_path / "elsewhere/config.toml")
+    deep = written(tmp_path / "deep")
+    (deep / "config.toml").write_text("width = " + "[" * 5000 + "]" * 5000)
+    assert read_dials({"ours": ours, "linked": tmp_path / "linked", "deep": deep}).empty
+
+
+def test_runs_without_seeds_are_compared_as_they_are(study):
+    network, dials = study
+    falling = responses(network.assign(seed=np.nan), dials, "final_val_accuracy")[1]
+    ends = (falling.runs.loc[falling.runs["level"] == end, "target"] for end in (1.0, 0.0))
+    expected = stats.ttest_ind(*ends, equal_var=False).confidence_interval()
+    assert falling.change("target")[1:] == pytest.approx(tuple(expected))
+
+
 def test_a_response_is_paired_by_seed_and_says_what_changed(study):
     network, dials = study
     flat, falling = responses(network, dials, "final_val_accuracy")
